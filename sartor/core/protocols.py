@@ -1,0 +1,148 @@
+"""The words that have more than one implementation, as protocols. ``sartor.testing`` checks their laws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sartor.core.budget import Budget
+    from sartor.core.candidate import Candidate, Metric, Proposal, Quality
+    from sartor.core.seams import Seam, Signature
+    from sartor.core.seams import State as SeamState
+
+Raw = Any  # one example as a user has it: a decoded image, a query string
+Answer = Mapping[str, Any]  # what a servable says of one example
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a parameter is to its backbone, for parametrisations and weight-decay groups.
+
+    ``block`` counts residual blocks from 0 (-1 outside them), ``branches`` is the number of residual branches.
+    """
+
+    kind: Literal["input", "hidden", "readout", "bias", "norm", "embedding"]
+    block: int
+    fan_in: int
+    branches: int
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A network that runs from any of its seams to any later one; ``forward(x)`` is ``run(x)``.
+
+    In eval mode ``run(run(x, stop=s), start=s)`` equals ``forward(x)`` bit for bit at every seam.
+    """
+
+    spec: Any
+    seams: tuple[Seam, ...]
+    taps: tuple[str, ...]
+
+    def run(self, x: Tensor | SeamState, *, start: str | None = None, stop: str | None = None) -> Tensor | SeamState:
+        """From the seam ``start`` (None: the input) to the seam ``stop`` (None: the output)."""
+
+    def features(self, x: Tensor | SeamState, names: Sequence[str]) -> dict[str, Tensor | SeamState]:
+        """What crosses the named seams and taps, in one pass."""
+
+    def roles(self) -> Mapping[str, Role]:
+        """The role of every parameter."""
+
+    def deploy(self) -> Backbone:
+        """A backbone with the same answers, without training heads, masks or unused branches."""
+
+
+@runtime_checkable
+class Servable(Protocol):
+    """Anything that answers raw examples: a network with its preprocessing, a pipeline, a table."""
+
+    def predict(self, raw: Sequence[Raw]) -> Sequence[Answer]:
+        """One answer per example, in order."""
+
+    def save(self, folder: Path) -> None:
+        """Write all that ``open`` needs; opened in a new process, it gives equal answers."""
+
+
+class Examples(Protocol):
+    """A split of a task: examples by position. ``label`` avoids decoding where only the target is wanted."""
+
+    def __len__(self) -> int: ...
+
+    def item(self, i: int) -> Raw:
+        """The raw example, decoded."""
+
+    def label(self, i: int) -> int:
+        """Its target."""
+
+
+class Task(Protocol):
+    """Data splits, a loss and a metric. It knows no model and no method."""
+
+    name: str
+    kind: str
+    inputs: Signature
+    outputs: Signature
+    metric: Metric
+    per: str
+    fingerprint: str
+
+    def split(self, name: str) -> Examples:
+        """``train``, ``valid`` or ``test``."""
+
+    def given(self) -> Mapping[str, Any]:
+        """What all examples share: class names, a corpus, a graph."""
+
+    def loss(self, output: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """The task's own loss of a batch."""
+
+    def evaluate(self, servable: Servable, split: str) -> Quality:
+        """Metric values, from ``predict`` alone; deterministic."""
+
+    def serving(self, n: int, seed: int) -> Sequence[Raw]:
+        """``n`` raw examples such as will be served, for measuring cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a method is given to evaluate one proposal; it writes only in ``workspace``."""
+
+    parents: Mapping[str, Path]  # role -> artifact folder
+    workspace: Path
+    device: str
+    deadline: float  # seconds since the epoch; work past it should end itself in good order
+    progress: Callable[[float, str], None]  # share done, what
+
+
+class Method(Protocol):
+    """Proposes waves of candidates and evaluates them.
+
+    ``propose`` is a pure function of its arguments, called at the end of each wave with every candidate of
+    the waves before; an empty wave ends the method.
+    """
+
+    name: str
+
+    def applies(self, task: Task, parents: Sequence[Candidate]) -> str | None:
+        """None, or one sentence why not."""
+
+    def propose(self, task: Task, budget: Budget, seen: Sequence[Candidate], seed: int) -> Sequence[Proposal]:
+        """The next wave."""
+
+    def evaluate(self, proposal: Proposal, task: Task, tools: Tools) -> Servable | None:
+        """On a worker: make the candidate; its artifact is what the servable saves."""
+
+
+class Executor(Protocol):
+    """Evaluates proposals here or on a cluster; results come in the order asked, whatever finished first."""
+
+    slots: int
+
+    def run(self, proposals: Iterable[Proposal]) -> Iterator[Candidate]:
+        """Evaluate; each candidate is yielded when it and all before it are done."""
+
+    def cancel(self, id: str) -> None:
+        """Stop one candidate."""

@@ -1,0 +1,69 @@
+"""Cost as arithmetic: what layers add, from their widths and map sizes, without building them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sartor.core.cost import Cost, counted
+
+Size = tuple[int, int]  # height and width of a map
+Convention = Literal["sartor", "pycls"]
+FLOAT_BYTES = 4
+
+
+@dataclass(slots=True)
+class Tally:
+    """Running totals for one example.
+
+    The ``sartor`` convention counts multiply-adds of convolutions and linear layers without biases, and as
+    activations their outputs. ``pycls`` also counts bias additions and max-pool outputs (it exists for parity).
+    """
+
+    convention: Convention = "sartor"
+    params: int = 0
+    macs: int = 0
+    activations: int = 0
+    traffic: int = 0
+
+    def conv(self, w_in: int, w_out: int, kernel: int, groups: int, bias: bool, size_in: Size, size_out: Size) -> None:
+        """A 2-D convolution with square kernel from ``size_in`` to ``size_out``."""
+        pixels = size_out[0] * size_out[1]
+        weights = kernel * kernel * w_in // groups * w_out
+        out = w_out * pixels
+        self.params += weights + (w_out if bias else 0)
+        self.macs += weights * pixels + (out if bias and self.convention == "pycls" else 0)
+        self.activations += out
+        self.traffic += FLOAT_BYTES * (w_in * size_in[0] * size_in[1] + out + weights)
+
+    def linear(self, w_in: int, w_out: int, bias: bool) -> None:
+        """A matrix product, with its bias."""
+        self.params += w_in * w_out + (w_out if bias else 0)
+        self.macs += w_in * w_out + (w_out if bias and self.convention == "pycls" else 0)
+        self.activations += w_out
+        self.traffic += FLOAT_BYTES * (w_in + w_out + w_in * w_out)
+
+    def norm(self, width: int) -> None:
+        """A normalisation with a scale and a shift per channel."""
+        self.params += 2 * width
+
+    def max_pool(self, width: int, size_out: Size) -> None:
+        """A max-pooling: free but in the pycls convention, which counts its outputs."""
+        if self.convention == "pycls":
+            self.activations += width * size_out[0] * size_out[1]
+
+    def add(self, other: Tally, times: int = 1) -> None:
+        """Add another tally ``times`` times."""
+        self.params += times * other.params
+        self.macs += times * other.macs
+        self.activations += times * other.activations
+        self.traffic += times * other.traffic
+
+    def cost(self) -> Cost:
+        """The totals as a counted cost."""
+        return counted(params=self.params, macs=self.macs, activations=self.activations, traffic=self.traffic)
+
+
+def out_size(size: Size, kernel: int, stride: int, padding: int) -> Size:
+    """The map size a convolution or pooling gives (floor rule)."""
+    return (size[0] + 2 * padding - kernel) // stride + 1, (size[1] + 2 * padding - kernel) // stride + 1

@@ -1,0 +1,370 @@
+"""AnyNet: stem, stages of blocks, head (Radosavovic et al. 2020, section 3.1).
+
+Every convolutional family here is this network with another kind of block. The spec is data; ``AnyNetBackbone``
+is the module built from it and ``AnyNet.tally`` its cost, both from the same paths of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sartor.core.errors import SpecError, unknown
+from sartor.core.protocols import Role
+from sartor.core.seams import Port, Seam, Signature
+from sartor.core.spec import spec_kind
+from sartor.cost.counters import Convention, Size, Tally
+from sartor.models.checkpointing import checkpointed
+from sartor.models.layers import (
+    Conv, Layer, Linear, MaxPool, Norm, Path, activation, count_paths, drop_path, place, place_paths,
+)  # fmt: skip
+
+
+class Site(NamedTuple):
+    """Where a block stands: its input and output width, its stride, and whether it is the network's first."""
+
+    w_in: int
+    w_out: int
+    stride: int
+    first: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether the shape changes, so that an identity shortcut does not fit."""
+        return self.w_in != self.w_out or self.stride != 1
+
+
+class BlockKind(Protocol):
+    """A frozen dataclass that says all about a block but its site."""
+
+    kind: ClassVar[str]
+
+    def paths(self, site: Site) -> tuple[Path, ...]:
+        """The layers, the main branch first; each path starts from the block's input size."""
+
+    def build(self, site: Site, act: str) -> Block:
+        """The module."""
+
+
+class Block(nn.Module):
+    """A residual block: ``join(shortcut, branch)`` of the two ``parts`` of its input."""
+
+    def __init__(self, kind: BlockKind, site: Site, act: str) -> None:
+        super().__init__()
+        self.kind, self.site, self.drop_rate = kind, site, 0.0
+        place_paths(self, kind.paths(site))
+        self.act = activation(act)
+
+    def parts(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The shortcut (None in plain blocks) and the output of the residual branch."""
+        raise NotImplementedError
+
+    def join(self, shortcut: Tensor | None, branch: Tensor) -> Tensor:
+        """Post-activation by default: the activation of the sum."""
+        return self.act(branch if shortcut is None else shortcut + branch)
+
+    def initialise(self) -> None:
+        """Initialise what the network's rule does not cover; called after it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(*self.tapped(x))
+
+    def tapped(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """``parts`` with stochastic depth on the branch."""
+        shortcut, branch = self.parts(x)
+        return shortcut, drop_path(branch, self.drop_rate, self.training)
+
+
+@spec_kind
+@dataclass(frozen=True, slots=True)
+class Stem:
+    """Convolution, then (``norm``) normalisation and activation, then (``pool``) a 3x3 max-pooling of stride 2."""
+
+    kind: ClassVar[str] = "stem"
+    width: int
+    kernel: int = 3
+    stride: int = 1
+    pool: bool = False
+    norm: bool = True
+
+
+@spec_kind
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """``depth`` blocks of one kind and width; the first has the stride."""
+
+    kind: ClassVar[str] = "stage"
+    block: BlockKind
+    depth: int
+    width: int
+    stride: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """State-dict names of a family: stages and blocks are formatted with their numbers from 0."""
+
+    stem_conv: str = "conv1"
+    stem_norm: str = "bn1"
+    block: str = "layer{stage1}.{block}"
+    norm: str = "norm"
+    head_conv: str = "head_conv"
+    head: str = "fc"
+    head_is_conv: bool = False
+
+
+NAMES: Mapping[str, Names] = {
+    "resnet": Names(),
+    "regnet": Names("stem.conv", "stem.bn", "s{stage1}.b{block1}", head="head.fc"),
+    "resnetv2": Names("stem.conv", "stem.norm", "stages.{stage}.blocks.{block}", head="head.fc", head_is_conv=True),
+}
+
+
+@spec_kind
+@dataclass(frozen=True, slots=True)
+class AnyNet:
+    """A convolutional classifier. ``size`` is the height and width it is meant for; any size runs.
+
+    ``final_norm`` adds normalisation and activation after the last block (pre-activation nets), ``head_width``
+    a 1x1 convolution before the pooling (0: none). ``init`` is the fan of the normal initialisation, ``fc_std``
+    the spread of the classifier's (0: the framework's uniform), ``zero_gamma`` starts residual branches at zero.
+    """
+
+    kind: ClassVar[str] = "anynet"
+    stem: Stem
+    stages: tuple[Stage, ...]
+    classes: int = 1000
+    channels: int = 3
+    size: tuple[int, int] = (224, 224)
+    act: Literal["relu", "silu", "gelu"] = "relu"
+    final_norm: bool = False
+    head_width: int = 0
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    init: Literal["fan_out", "fan_in"] = "fan_out"
+    fc_std: float = 0.0
+    zero_gamma: bool = False
+    names: str = "resnet"
+    compat: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.names not in NAMES:
+            raise SpecError(unknown("state-dict naming", self.names, NAMES))
+        if not self.stages or min([self.stem.width, self.classes, self.channels, *self.size]) < 1:
+            raise SpecError("anynet: needs at least one stage, and widths, classes, channels and size of at least 1")
+        for number, stage in enumerate(self.stages, 1):
+            if min(stage.depth, stage.width, stage.stride) < 1:
+                raise SpecError(f"anynet: stage {number} has a depth, width or stride below 1")
+
+    @property
+    def inputs(self) -> Signature:
+        """One image of the size the network is meant for."""
+        return Signature.image(self.channels, *self.size)
+
+    @property
+    def outputs(self) -> Signature:
+        """One logit per class."""
+        return Signature.classes(self.classes)
+
+    def replace(self, **changes: Any) -> AnyNet:
+        """A copy with other fields."""
+        return replace(self, **changes)
+
+    def blocks(self) -> Iterator[tuple[int, int, BlockKind, Site]]:
+        """Every block, written out: stage and position in it (from 0), kind and site."""
+        w_in = self.stem.width
+        for s, stage in enumerate(self.stages):
+            for b in range(stage.depth):
+                yield s, b, stage.block, Site(w_in, stage.width, stage.stride if b == 0 else 1, s == b == 0)
+                w_in = stage.width
+
+    def stem_path(self) -> Path:
+        """The stem's layers under their state-dict names."""
+        names, stem = NAMES[self.names], self.stem
+        layers: dict[str, Layer] = {names.stem_conv: Conv(self.channels, stem.width, stem.kernel, stem.stride)}
+        if stem.norm:
+            layers[names.stem_norm] = Norm(stem.width)
+        if stem.pool:
+            layers["maxpool"] = MaxPool(stem.width)
+        return Path(layers)
+
+    def neck_path(self) -> Path:
+        """The layers between the last block and the pooling."""
+        names, width, layers = NAMES[self.names], self.stages[-1].width, dict[str, Layer]()
+        if self.final_norm:
+            layers[names.norm] = Norm(width)
+        if self.head_width:
+            layers[f"{names.head_conv}.conv"] = Conv(width, self.head_width, 1)
+            layers[f"{names.head_conv}.bn"] = Norm(self.head_width)
+        return Path(layers)
+
+    def head_path(self) -> Path:
+        """The classifier."""
+        names, width = NAMES[self.names], self.head_width or self.stages[-1].width
+        head = Conv(width, self.classes, 1, bias=True) if names.head_is_conv else Linear(width, self.classes)
+        return Path({names.head: head}, pooled=True)
+
+    def tally(self, size: Size | None = None, convention: Convention = "sartor") -> Tally:
+        """Counted cost for one image of ``size`` (height, width): equal blocks are counted once."""
+        total = Tally(convention)
+        here = count_paths((self.stem_path(),), total, size or self.size)
+        w_in = self.stem.width
+        for number, stage in enumerate(self.stages):
+            first = Site(w_in, stage.width, stage.stride, number == 0)
+            tally, here = _count_block(stage.block, first, here, convention)
+            total.add(tally)
+            if stage.depth > 1:
+                tally, here = _count_block(stage.block, Site(stage.width, stage.width, 1), here, convention)
+                total.add(tally, stage.depth - 1)
+            w_in = stage.width
+        if min(here) < 1:
+            raise SpecError(f"anynet: images of {size or self.size} are too small for these strides")
+        count_paths((self.neck_path(), self.head_path()), total, here)
+        return total
+
+    def build(self) -> AnyNetBackbone:
+        """The module, parameters as the framework leaves them."""
+        return AnyNetBackbone(self)
+
+
+@lru_cache(maxsize=1 << 16)
+def _count_block(kind: BlockKind, site: Site, size: Size, convention: Convention) -> tuple[Tally, Size]:
+    tally = Tally(convention)
+    return tally, count_paths(kind.paths(site), tally, size)
+
+
+class AnyNetBackbone(nn.Module):
+    """The network of an ``AnyNet`` spec. Images are (batch, channels, height, width); logits (batch, classes).
+
+    Seams: ``stem``, ``stage1.1`` … one per block, ``norm`` and ``conv`` where the spec has them, and ``pool``.
+    Taps: ``stage1.1.branch`` …, the output of each residual branch before it is joined.
+    """
+
+    def __init__(self, spec: AnyNet) -> None:
+        super().__init__()
+        self.spec = spec
+        self.checkpointing = False
+        self._blocks: dict[str, str] = {}  # seam -> module path
+        place_paths(self, (spec.stem_path(),))
+        depth = sum(stage.depth for stage in spec.stages)
+        for index, (s, b, kind, site) in enumerate(spec.blocks()):
+            path = NAMES[spec.names].block.format(stage=s, stage1=s + 1, block=b, block1=b + 1)
+            block = kind.build(site, spec.act)
+            block.drop_rate = spec.drop_path * index / max(1, depth - 1)
+            place(self, path, block)
+            self._blocks[f"stage{s + 1}.{b + 1}"] = path
+        place_paths(self, (spec.neck_path(), spec.head_path()))
+        self.act = activation(spec.act)
+        neck = ["norm"] * spec.final_norm + ["conv"] * bool(spec.head_width)
+        self._steps = ("stem", *self._blocks, *neck, "pool", "head")
+        self.seams = _seams(spec, self._steps[:-1])
+        self.taps = tuple(f"{name}.branch" for name in self._blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+    def run(self, x: Tensor, *, start: str | None = None, stop: str | None = None) -> Tensor:
+        """From after the seam ``start`` to the seam ``stop``; raises SpecError for an unknown or backward pair."""
+        first = 0 if start is None else self._step(start) + 1
+        last = len(self._steps) if stop is None else self._step(stop) + 1
+        if first > last:
+            raise SpecError(f"cannot run backwards from seam {start} to {stop}")
+        for name in self._steps[first:last]:
+            x = self._advance(name, x)
+        return x
+
+    def features(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """What crosses the named seams and taps, in one pass that ends at the last of them."""
+        wanted, out = set(names), dict[str, Tensor]()
+        steps = [self._step(name.removesuffix(".branch") if name in self.taps else name) for name in wanted]
+        for name in self._steps[: max(steps, default=-1) + 1]:
+            if f"{name}.branch" in wanted:
+                block = self.get_submodule(self._blocks[name])
+                shortcut, branch = block.tapped(x)
+                out[f"{name}.branch"], x = branch, block.join(shortcut, branch)
+            else:
+                x = self._advance(name, x)
+            if name in wanted:
+                out[name] = x
+        return {name: out[name] for name in names}
+
+    def roles(self) -> dict[str, Role]:
+        """The role of every parameter, for parametrisations and weight-decay groups."""
+        order = {path: index for index, path in enumerate(self._blocks.values())}
+        owner = {f"{path}.{n}": i for path, i in order.items() for n, _ in self.get_submodule(path).named_parameters()}
+        stem, head = NAMES[self.spec.names].stem_conv, NAMES[self.spec.names].head
+        roles = {}
+        for path, module in self.named_modules():
+            for name, parameter in module.named_parameters(path, recurse=False):
+                block, fan_in = owner.get(name, -1), parameter[0].numel()
+                if isinstance(module, nn.BatchNorm2d):
+                    roles[name] = Role("norm", block, 1, len(order))
+                elif parameter.ndim == 1:
+                    roles[name] = Role("bias", block, 1, len(order))
+                else:
+                    kind: Any = "input" if path == stem else "readout" if path == head else "hidden"
+                    roles[name] = Role(kind, block, fan_in, len(order))
+        return roles
+
+    def deploy(self) -> AnyNetBackbone:
+        """Itself: nothing in it serves training alone."""
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only block inputs for the backward pass and compute the rest again: less memory, equal gradients."""
+        self.checkpointing = enable
+
+    def _step(self, name: str) -> int:
+        if name not in self._steps[:-1]:
+            raise SpecError(unknown("seam", name, [*self._steps[:-1], *self.taps]))
+        return self._steps.index(name)
+
+    def _advance(self, name: str, x: Tensor) -> Tensor:
+        if name in self._blocks:
+            block = self.get_submodule(self._blocks[name])
+            if self.checkpointing and self.training:
+                return checkpointed(block, x)
+            return block(x)  # type: ignore[no-any-return]
+        return getattr(self, f"_run_{name}")(x)  # type: ignore[no-any-return]
+
+    def _run_stem(self, x: Tensor) -> Tensor:
+        names, stem = NAMES[self.spec.names], self.spec.stem
+        x = self.get_submodule(names.stem_conv)(x)
+        if stem.norm:
+            x = self.act(self.get_submodule(names.stem_norm)(x))
+        return self.maxpool(x) if stem.pool else x
+
+    def _run_norm(self, x: Tensor) -> Tensor:
+        return self.act(self.get_submodule(NAMES[self.spec.names].norm)(x))  # type: ignore[no-any-return]
+
+    def _run_conv(self, x: Tensor) -> Tensor:
+        conv = self.get_submodule(NAMES[self.spec.names].head_conv)
+        return self.act(conv.bn(conv.conv(x)))  # type: ignore[no-any-return]
+
+    def _run_pool(self, x: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    def _run_head(self, x: Tensor) -> Tensor:
+        names = NAMES[self.spec.names]
+        x = F.dropout(x, self.spec.dropout, self.training)
+        head = self.get_submodule(names.head)
+        return head(x[:, :, None, None]).flatten(1) if names.head_is_conv else head(x)
+
+
+def _seams(spec: AnyNet, names: Sequence[str]) -> tuple[Seam, ...]:
+    stride = spec.stem.stride * (2 if spec.stem.pool else 1)
+    seams = [Seam("stem", 0, (Port("x", "stream", spec.stem.width, "NCHW", stride),))]
+    for s, b, _, site in spec.blocks():
+        stride *= site.stride
+        seams.append(Seam(f"stage{s + 1}.{b + 1}", s + 1, (Port("x", "stream", site.w_out, "NCHW", stride),)))
+    last = len(spec.stages)
+    for name in names[len(seams) :]:
+        width = spec.head_width if spec.head_width and name != "norm" else spec.stages[-1].width
+        port = Port("x", "stream", width, "ND" if name == "pool" else "NCHW", 0 if name == "pool" else stride)
+        seams.append(Seam(name, last, (port,)))
+    return tuple(seams)

@@ -1,0 +1,144 @@
+"""Layers as values: each counts itself and builds itself, so the two cannot drift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from torch import nn
+
+from sartor.cost.counters import Size, Tally, out_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Layer(Protocol):
+    """A description of one layer."""
+
+    def count(self, tally: Tally, size: Size) -> Size:
+        """Add the layer's cost on maps of ``size``; return the size it gives."""
+
+    def build(self) -> nn.Module:
+        """The module."""
+
+
+class Conv(NamedTuple):
+    """A 2-D convolution; ``padding`` None means "same" for stride 1: (kernel - 1) // 2."""
+
+    w_in: int
+    w_out: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+    bias: bool = False
+    padding: int | None = None
+
+    def _padding(self) -> int:
+        return (self.kernel - 1) // 2 if self.padding is None else self.padding
+
+    def count(self, tally: Tally, size: Size) -> Size:
+        out = out_size(size, self.kernel, self.stride, self._padding())
+        tally.conv(self.w_in, self.w_out, self.kernel, self.groups, self.bias, size, out)
+        return out
+
+    def build(self) -> nn.Module:
+        return nn.Conv2d(
+            self.w_in, self.w_out, self.kernel, self.stride, self._padding(), groups=self.groups, bias=self.bias
+        )
+
+
+class Norm(NamedTuple):
+    """Batch normalisation of ``width`` channels."""
+
+    width: int
+
+    def count(self, tally: Tally, size: Size) -> Size:
+        tally.norm(self.width)
+        return size
+
+    def build(self) -> nn.Module:
+        return nn.BatchNorm2d(self.width)
+
+
+class MaxPool(NamedTuple):
+    """A 3x3 max-pooling with stride 2 and padding 1."""
+
+    width: int
+
+    def count(self, tally: Tally, size: Size) -> Size:
+        out = out_size(size, 3, 2, 1)
+        tally.max_pool(self.width, out)
+        return out
+
+    def build(self) -> nn.Module:
+        return nn.MaxPool2d(3, 2, 1)
+
+
+class Linear(NamedTuple):
+    """A matrix product with bias on pooled features."""
+
+    w_in: int
+    w_out: int
+
+    def count(self, tally: Tally, size: Size) -> Size:
+        tally.linear(self.w_in, self.w_out, True)
+        return size
+
+    def build(self) -> nn.Module:
+        return nn.Linear(self.w_in, self.w_out)
+
+
+class Path(NamedTuple):
+    """Layers applied one after another, from the block's input or (``pooled``) from a map pooled to 1x1.
+
+    Names may be dotted (``downsample.0``); they are the state-dict names.
+    """
+
+    layers: Mapping[str, Layer]
+    pooled: bool = False
+
+
+def count_paths(paths: tuple[Path, ...], tally: Tally, size: Size) -> Size:
+    """Add what all paths cost; return the size the first one, the main branch, gives."""
+    outs = []
+    for path in paths:
+        here = (1, 1) if path.pooled else size
+        for layer in path.layers.values():
+            here = layer.count(tally, here)
+        outs.append(here)
+    return outs[0]
+
+
+def place(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Register a module under a dotted name, making plain containers on the way."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        if not hasattr(root, parent):
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    root.add_module(last, module)
+
+
+def place_paths(root: nn.Module, paths: tuple[Path, ...]) -> None:
+    """Build every layer of every path under its name."""
+    for path in paths:
+        for name, layer in path.layers.items():
+            place(root, name, layer.build())
+
+
+_ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+
+
+def activation(name: str) -> nn.Module:
+    """``relu``, ``silu`` or ``gelu``; in place where the module can be."""
+    module = _ACTIVATIONS[name]
+    return module() if module is nn.GELU else module(inplace=True)
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth (Huang et al. 2016): zero whole examples of a residual branch, rescale the others."""
+    if not training or rate == 0.0:
+        return x
+    keep = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(1.0 - rate)
+    return x * keep.div_(1.0 - rate)

@@ -1,0 +1,129 @@
+"""Named networks: from a name or a spec to a backbone, and to its counted cost."""
+
+from __future__ import annotations
+
+import fnmatch
+import tomllib
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import import_module
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from sartor.core.errors import SpecError, unknown
+from sartor.core.seams import Signature
+from sartor.core.spec import from_json
+from sartor.cost.counters import Convention, Size, Tally
+from sartor.models.init import initialise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from sartor.core.cost import Cost
+
+
+class NetworkSpec(Protocol):
+    """A spec of a network: frozen plain values from which it is built and counted."""
+
+    kind: str
+    inputs: Signature
+    outputs: Signature
+    init: Any
+    fc_std: float
+
+    def replace(self, **changes: Any) -> Any:
+        """A copy with other fields: another head, other widths."""
+
+    def tally(self, size: Size | None = None, convention: Convention = "sartor") -> Tally:
+        """Counted cost of one example."""
+
+    def build(self) -> nn.Module:
+        """The module, not yet initialised."""
+
+
+@lru_cache(maxsize=1)
+def _table() -> Mapping[str, tuple[str, dict[str, Any]]]:
+    """Name -> (module of the family, row), from the tables beside the family files."""
+    rows: dict[str, tuple[str, dict[str, Any]]] = {}
+    for wing in ("vision",):
+        for file in files("sartor.models").joinpath(wing).iterdir():
+            if file.name.endswith(".toml"):
+                module = f"sartor.models.{wing}.{file.name.removesuffix('.toml')}"
+                rows.update({name: (module, row) for name, row in tomllib.loads(file.read_text()).items()})
+    return rows
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of all networks that match a shell pattern such as ``regnet*``, sorted."""
+    return sorted(fnmatch.filter(_table(), pattern))
+
+
+def spec_of(name: str, **changes: Any) -> Any:
+    """The spec of a named network, with other fields if wanted; raises SpecError naming the nearest names."""
+    if name not in _table():
+        raise SpecError(unknown("model", name, _table()))
+    module, row = _table()[name]
+    arguments = {key: value for key, value in row.items() if key != "build"}
+    spec = getattr(import_module(module), row["build"])(**arguments)
+    return spec.replace(**changes) if changes else spec
+
+
+def as_spec(model: Any, **changes: Any) -> Any:
+    """The spec of a name, of a spec's JSON form, or the spec itself."""
+    if isinstance(model, str):
+        return spec_of(model, **changes)
+    spec = from_json(model) if isinstance(model, Mapping) else model
+    return spec.replace(**changes) if changes else spec
+
+
+def build(spec: NetworkSpec, *, device: str = "cpu", init: bool = True) -> Any:
+    """The backbone of a spec on a device; ``init=False`` leaves weights unwritten for a checkpoint to fill."""
+    with torch.device("meta"):
+        network = spec.build()
+    if device == "meta":
+        return network
+    network = network.to_empty(device=device)
+    if init:
+        initialise(network, spec.init, spec.fc_std)
+        for module in network.modules():
+            if module is not network and hasattr(module, "initialise"):
+                module.initialise()
+    return network
+
+
+def count(spec: NetworkSpec, inputs: Signature | None = None, convention: Convention = "sartor") -> Cost:
+    """Counted cost of one example of ``inputs`` (default: what the network is meant for), without building it."""
+    size: Size | None = None
+    if inputs is not None:
+        _, height, width = inputs.fields["image"].shape
+        if height is None or width is None:
+            raise SpecError("counting needs the height and width of the image")
+        size = height, width
+    return spec.tally(size, convention).cost()
+
+
+def create_model(
+    model: Any,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+) -> Any:
+    """A backbone by name (``list_models()``), spec or JSON form of a spec.
+
+    ``weights`` is a local ``.safetensors`` or ``.pth`` file, or a hub name such as
+    ``timm/resnext50_32x4d.a1h_in1k``. Where ``num_classes`` or ``in_channels`` differ from the checkpoint's,
+    the ends are adapted and a message says so. Raises SpecError or WeightsError.
+    """
+    changes = {"classes": num_classes, "channels": in_channels}
+    spec = as_spec(model, **{key: value for key, value in changes.items() if value is not None})
+    if weights is None:
+        return build(spec, device=device)
+    from sartor.weights.load import load_weights
+
+    return load_weights(build(spec, device=device, init=False), weights)

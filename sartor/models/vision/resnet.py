@@ -1,0 +1,134 @@
+"""ResNet (He et al. 2016, arXiv 1512.03385): the baseline the other families change one thing in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from sartor.core.spec import spec_kind
+from sartor.models.anynet import AnyNet, Block, Site, Stage, Stem
+from sartor.models.layers import Conv, Layer, Norm, Path
+
+Shortcut = Literal["A", "B", "C", "none"]
+
+
+@spec_kind
+@dataclass(frozen=True, slots=True)
+class Basic:
+    """Two 3x3 convolutions. ``shortcut``: see ``shortcut_path``."""
+
+    kind: ClassVar[str] = "basic"
+    shortcut: Shortcut = "B"
+
+    def paths(self, site: Site) -> tuple[Path, ...]:
+        """The branch, and the projection where there is one."""
+        branch: dict[str, Layer] = {
+            "conv1": Conv(site.w_in, site.w_out, 3, site.stride),
+            "bn1": Norm(site.w_out),
+            "conv2": Conv(site.w_out, site.w_out, 3),
+            "bn2": Norm(site.w_out),
+        }
+        return Path(branch), *shortcut_path(self.shortcut, site)
+
+    def build(self, site: Site, act: str) -> Block:
+        """The module."""
+        return BasicBlock(self, site, act)
+
+
+class BasicBlock(Block):
+    """conv-bn-act-conv-bn, add, act."""
+
+    kind: Basic
+
+    def parts(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        branch = self.act(self.bn1(self.conv1(x)))
+        return shortcut_of(self, self.kind.shortcut, x), self.bn2(self.conv2(branch))
+
+
+def shortcut_path(kind: Shortcut, site: Site) -> tuple[Path, ...]:
+    """The layers of a shortcut.
+
+    A: subsample and pad with zero channels; B: 1x1 convolution and norm where the shape changes, else identity;
+    C: 1x1 convolution and norm everywhere; none: no shortcut at all.
+    """
+    if kind == "C" or (kind == "B" and site.changes):
+        return (
+            Path({"downsample.0": Conv(site.w_in, site.w_out, 1, site.stride), "downsample.1": Norm(site.w_out)}),
+        )
+    return ()
+
+
+def shortcut_of(block: Block, kind: Shortcut, x: Tensor) -> Tensor | None:
+    """What the shortcut gives of the block's input."""
+    if kind == "none":
+        return None
+    downsample = getattr(block, "downsample", None)
+    if downsample is not None:
+        return downsample.get_submodule("1")(downsample.get_submodule("0")(x))  # type: ignore[no-any-return]
+    return padded_identity(x, block.site)
+
+
+def padded_identity(x: Tensor, site: Site) -> Tensor:
+    """The identity; where the shape changes, every ``stride``-th pixel with zero channels appended (option A)."""
+    if not site.changes:
+        return x
+    x = x[:, :, :: site.stride, :: site.stride] if site.stride > 1 else x
+    return F.pad(x, (0, 0, 0, 0, 0, site.w_out - site.w_in))
+
+
+@spec_kind
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """1x1 to ``inner`` channels, 3x3 in ``groups`` groups, 1x1 out; the stride is on the 3x3."""
+
+    kind: ClassVar[str] = "bottleneck"
+    inner: int
+    groups: int = 1
+    shortcut: Shortcut = "B"
+
+    def paths(self, site: Site) -> tuple[Path, ...]:
+        """The branch, and the projection where there is one."""
+        branch: dict[str, Layer] = {
+            "conv1": Conv(site.w_in, self.inner, 1),
+            "bn1": Norm(self.inner),
+            "conv2": Conv(self.inner, self.inner, 3, site.stride, self.groups),
+            "bn2": Norm(self.inner),
+            "conv3": Conv(self.inner, site.w_out, 1),
+            "bn3": Norm(site.w_out),
+        }
+        return Path(branch), *shortcut_path(self.shortcut, site)
+
+    def build(self, site: Site, act: str) -> Block:
+        """The module."""
+        return BottleneckBlock(self, site, act)
+
+
+class BottleneckBlock(Block):
+    """conv-bn-act three times, the last act after the addition."""
+
+    kind: Bottleneck
+
+    def parts(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        branch = self.act(self.bn1(self.conv1(x)))
+        branch = self.act(self.bn2(self.conv2(branch)))
+        return shortcut_of(self, self.kind.shortcut, x), self.bn3(self.conv3(branch))
+
+
+def resnet(depths: Sequence[int], bottleneck: bool, shortcut: Shortcut = "B") -> AnyNet:
+    """The ImageNet form: 7x7 stem of stride 2 with max-pooling, four stages of widths 64 to 512 (times 4)."""
+    stages = []
+    for number, depth in enumerate(depths):
+        base = 64 * 2**number
+        block = Bottleneck(base, shortcut=shortcut) if bottleneck else Basic(shortcut)
+        stages.append(Stage(block, depth, 4 * base if bottleneck else base, 1 if number == 0 else 2))
+    return AnyNet(Stem(64, 7, 2, pool=True), tuple(stages))
+
+
+def resnet_cifar(depth: int, classes: int = 10, shortcut: Shortcut = "A") -> AnyNet:
+    """The CIFAR form of 6n+2 layers: 3x3 stem, three stages of n basic blocks, widths 16, 32 and 64 (section 4.2)."""
+    stages = tuple(Stage(Basic(shortcut), (depth - 2) // 6, 16 * 2**s, 1 if s == 0 else 2) for s in range(3))
+    return AnyNet(Stem(16), stages, classes=classes, size=(32, 32))
