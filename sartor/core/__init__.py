@@ -1,0 +1,1 @@
+"""The words everything else uses; imports no heavy library."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from sartor.core.budget import Budget
     from sartor.core.candidate import Candidate, Metric, Proposal, Quality
+    from sartor.core.cost import Cost
     from sartor.core.seams import Seam, Signature
     from sartor.core.seams import State as SeamState
 
@@ -108,13 +109,23 @@ class Task(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What a method is given to evaluate one proposal; it writes only in ``workspace``."""
+    """What a method is given to evaluate one proposal.
 
-    parents: Mapping[str, Path]  # role -> artifact folder
+    ``workspace`` is kept when work is cut off, so an evaluation continues from what it finds there; ``artifact`` is
+    an empty folder that becomes the candidate's artifact, whole, when the evaluation ends well. A method writes
+    nowhere else. ``parents`` are the artifacts of the proposal's parents by role. Work past ``deadline`` (seconds
+    since the epoch) should end itself in good order. ``progress(share, text)`` raises ``Interrupted`` to stop.
+    """
+
+    parents: Mapping[str, Path]
     workspace: Path
-    device: str
-    deadline: float  # seconds since the epoch; work past it should end itself in good order
-    progress: Callable[[float, str], None]  # share done, what
+    artifact: Path
+    deadline: float
+    progress: Callable[[float, str], None]
+
+
+class Interrupted(Exception):
+    """The user or the driver wants an evaluation to stop; what it has is kept in the workspace."""
 
 
 class Method(Protocol):
@@ -132,17 +143,19 @@ class Method(Protocol):
     def propose(self, task: Task, budget: Budget, seen: Sequence[Candidate], seed: int) -> Sequence[Proposal]:
         """The next wave."""
 
-    def evaluate(self, proposal: Proposal, task: Task, tools: Tools) -> Servable | None:
-        """On a worker: make the candidate; its artifact is what the servable saves."""
+    def evaluate(self, proposal: Proposal, task: Task, tools: Tools) -> tuple[Servable | None, Cost]:
+        """On a worker: make the candidate and fill its artifact. Returns what serves it, if anything, and amounts."""
 
 
 class Executor(Protocol):
-    """Evaluates proposals here or on a cluster; results come in the order asked, whatever finished first."""
+    """Evaluates proposals here or on a cluster."""
 
     slots: int
 
-    def run(self, proposals: Iterable[Proposal]) -> Iterator[Candidate]:
-        """Evaluate; each candidate is yielded when it and all before it are done."""
+    def run(
+        self, proposals: Sequence[Proposal], *, finished: Callable[[Candidate], None], deadline: float
+    ) -> Sequence[Candidate]:
+        """Evaluate all, calling ``finished`` as each ends; the result is in the order asked, whatever ended first."""
 
-    def cancel(self, id: str) -> None:
-        """Stop one candidate."""
+    def close(self) -> None:
+        """Stop the workers."""

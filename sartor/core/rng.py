@@ -29,9 +29,10 @@ def uniforms(seed: int, indices: NDArray[np.int64], draws: int) -> NDArray[np.fl
     Counter mode of the SplitMix64 mixer (Steele, Lea and Flood 2014): vectorised and without state.
     """
     with np.errstate(over="ignore"):
-        counter = indices.astype(np.uint64)[:, None] * np.uint64(draws) + np.arange(draws, dtype=np.uint64)
+        place = np.arange(draws, dtype=np.uint64)
+        counter: NDArray[np.uint64] = indices.astype(np.uint64)[:, None] * np.uint64(draws) + place
         mixed = _mix(_mix(counter * _GOLDEN + np.uint64(seed)) + np.uint64(seed) * _GOLDEN)
-    return (mixed >> np.uint64(11)) * 2.0**-53
+    return np.ldexp((mixed >> np.uint64(11)).astype(np.float64), -53)
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

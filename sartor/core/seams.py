@@ -56,7 +56,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Seam:
-    """The place after the block it is named after (``stem``, ``stage2.1``, ``pool``); ``stage`` counts from 0, the stem."""
+    """The place after the block it is named after (``stem``, ``stage2.1``, ``pool``); stage 0 is the stem."""
 
     name: str
     stage: int

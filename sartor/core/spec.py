@@ -12,7 +12,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -61,7 +61,7 @@ def from_json(data: Mapping[str, Any], expect: type[Any] | None = None) -> Any:
     cls = _lookup(str(data["kind"]))
     if expect is not None and not _conforms(cls, expect):
         raise SpecError(f"a spec of kind {data['kind']!r} cannot stand where {expect.__name__} is needed")
-    hints = _hints(cls)
+    hints = _hints(cls.kind)
     values = {key: value for key, value in data.items() if key != "kind"}
     for key in values:
         if key not in hints:
@@ -111,8 +111,9 @@ def _lookup(kind: str) -> type[Any]:
     return _KINDS[kind]
 
 
-@lru_cache(maxsize=None)
-def _hints(cls: type[Any]) -> dict[str, Any]:
+@cache
+def _hints(kind: str) -> dict[str, Any]:
+    cls = _KINDS[kind]
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 
 from sartor.core.cost import CostField, Dimension
 from sartor.core.errors import BudgetError
 
-_COUNT = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+_COUNT = {"": "1", "k": "1e3", "K": "1e3", "M": "1e6", "G": "1e9", "B": "1e9", "T": "1e12"}
 _BYTES = {
-    "": 1.0, "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
-    "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30,
+    "": "1", "B": "1", "kB": "1e3", "KB": "1e3", "MB": "1e6", "GB": "1e9", "TB": "1e12",
+    "KiB": "1024", "MiB": "1048576", "GiB": "1073741824",
 }  # fmt: skip
-_TIME = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-UNITS: Mapping[Dimension, Mapping[str, float]] = {"count": _COUNT, "bytes": _BYTES, "time": _TIME}
+_TIME = {"us": "1e-6", "µs": "1e-6", "ms": "1e-3", "s": "1", "m": "60", "min": "60", "h": "3600", "d": "86400"}
+UNITS: Mapping[Dimension, Mapping[str, Decimal]] = {  # decimal, so that amounts read back exactly
+    "count": {unit: Decimal(factor) for unit, factor in _COUNT.items()},
+    "bytes": {unit: Decimal(factor) for unit, factor in _BYTES.items()},
+    "time": {unit: Decimal(factor) for unit, factor in _TIME.items()},
+}
 _WRITTEN: Mapping[Dimension, tuple[str, ...]] = {
     "count": ("", "k", "M", "G", "T"),
     "bytes": ("B", "KB", "MB", "GB", "TB"),
@@ -34,7 +39,7 @@ def parse_amount(text: str, kind: CostField, *, where: str) -> float:
     if match is None or match[2] not in units:
         valid = ", ".join(unit for unit in units if unit)
         raise BudgetError(f"{where}: {text.strip()!r} is not an amount; write a number with one of the units {valid}")
-    return _exact(float(match[1]) * units[match[2]] / _stored(kind))
+    return float(Decimal(match[1]) * units[match[2]] / _stored(kind))
 
 
 def format_amount(value: float, kind: CostField, digits: int | None = 3) -> str:
@@ -42,17 +47,11 @@ def format_amount(value: float, kind: CostField, digits: int | None = 3) -> str:
     if not math.isfinite(value):
         return str(value)
     units = UNITS[kind.dimension]
-    base = value * _stored(kind)
+    base = Decimal(repr(value)) * _stored(kind)
     fitting = [unit for unit in _WRITTEN[kind.dimension] if base >= units[unit]]
     unit = fitting[-1] if fitting else _WRITTEN[kind.dimension][0]
-    scaled = _exact(base / units[unit])
-    if digits is not None:
-        return f"{_significant(scaled, digits)}{unit}"
-    text = f"{scaled:.17g}" if float(f"{scaled:.15g}") != scaled else f"{scaled:.15g}"
-    written = f"{text}{unit}"
-    if parse_amount(written, kind, where="amount") != value:  # a unit whose factor is not exact: write the stored one
-        written = f"{value!r}{kind.unit if kind.dimension != 'count' else ''}"
-    return written
+    scaled = base / units[unit]
+    return f"{scaled.normalize():f}{unit}" if digits is None else f"{_significant(float(scaled), digits)}{unit}"
 
 
 def parse_duration(text: str | float) -> float:
@@ -64,9 +63,9 @@ def parse_duration(text: str | float) -> float:
         raise BudgetError(f"time {text!r} is not a duration; write 90s, 10m or 1h30m")
     total = 0.0
     for number, unit in parts:
-        if unit and unit not in _TIME:
+        if unit and unit not in UNITS["time"]:
             raise BudgetError(f"time {text!r}: unknown unit {unit!r}; use s, m or h")
-        total += float(number) * _TIME[unit or "s"]
+        total += float(Decimal(number) * UNITS["time"][unit or "s"])
     if total <= 0:
         raise BudgetError(f"time {text!r} must be more than zero")
     return total
@@ -81,13 +80,8 @@ def format_duration(seconds: float) -> str:
     return f"{int(seconds) // 3600}h{int(seconds) % 3600 // 60:02d}m"
 
 
-def _stored(kind: CostField) -> float:
-    return UNITS[kind.dimension][kind.unit] if kind.dimension == "time" else 1.0
-
-
-def _exact(value: float) -> float:
-    """Undo the last bit that scaling by a power of ten may cost (2.0000000000000004 is meant to be 2)."""
-    return float(f"{value:.15g}")
+def _stored(kind: CostField) -> Decimal:
+    return UNITS[kind.dimension][kind.unit] if kind.dimension == "time" else Decimal(1)
 
 
 def _significant(value: float, digits: int) -> str:

@@ -1,0 +1,1 @@
+"""What models cost: counted from specs, measured on this machine."""

@@ -1,0 +1,1 @@
+"""Networks as data: specs, the backbones built from them, and named families."""

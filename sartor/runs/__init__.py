@@ -1,0 +1,1 @@
+"""Run directories, executors and the one fit loop."""

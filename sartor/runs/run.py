@@ -1,0 +1,119 @@
+"""A run: a directory that holds a ledger and artifacts, and resumes when it is opened again."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from sartor.core.candidate import Candidate
+from sartor.core.errors import RunError
+from sartor.runs.ledger import Ledger
+
+LEDGER = "ledger.sqlite"
+
+
+class Run:
+    """A run directory, opened for writing by one driver or for reading by anybody.
+
+    ``artifacts/<id>`` hold what candidates serve, ``work/<id>`` what unfinished ones need to go on, ``best`` the
+    exported winner. Opening for writing takes a lock that the system releases when the process dies.
+    """
+
+    def __init__(self, folder: Path | str, *, write: bool = False) -> None:
+        self.folder = Path(folder)
+        self._lock: IO[str] | None = None
+        if write:
+            self._make()
+            self._lock = self._take_lock()
+        elif not (self.folder / LEDGER).is_file():
+            raise RunError(f"{self.folder} is not a run directory (it has no {LEDGER})")
+        self.ledger = Ledger(self.folder / LEDGER, write=write)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the ledger and give the lock back."""
+        self.ledger.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _make(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"run directory {self.folder} cannot be made: {error.strerror}; name another") from None
+        if not (self.folder / LEDGER).exists() and any(p.name != "lock" for p in self.folder.iterdir()):
+            raise RunError(f"{self.folder} exists and is not a run directory; name an empty or a new one")
+
+    def _take_lock(self) -> IO[str]:
+        try:
+            lock = (self.folder / "lock").open("a+")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = (self.folder / "lock").read_text().strip() or "another process"
+            raise RunError(
+                f"run {self.folder} is being written by {holder}; wait for it or use another --out"
+            ) from None
+        except OSError as error:
+            raise RunError(f"run directory {self.folder} cannot be locked: {error.strerror}") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {platform.node()}\n")
+        lock.flush()
+        return lock
+
+    def bind(self, what: Mapping[str, Any]) -> bool:
+        """Tie the run to its command and data; returns whether it is new.
+
+        Raises RunError, naming the first difference, if the run was begun for something else.
+        """
+        known = self.ledger.fact("run")
+        if known is None:
+            self.ledger.keep(run=dict(what), versions=versions())
+            return True
+        for key, value in json.loads(json.dumps(dict(what))).items():
+            if known.get(key) != value:
+                raise RunError(
+                    f"run {self.folder} was begun with {key} {_short(known.get(key))}, not {_short(value)}; "
+                    "repeat that command or use another --out"
+                )
+        return False
+
+    def workspace(self, id: str) -> Path:
+        """The folder in which a candidate is made."""
+        path = self.folder / "work" / id
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def path_of(self, candidate: Candidate) -> Path:
+        """The artifact of a candidate; raises RunError if it has none or it is gone."""
+        if candidate.artifact is None:
+            raise RunError(f"candidate {candidate.id} has no artifact ({candidate.state})")
+        path = self.folder / candidate.artifact.path
+        if not path.exists():
+            raise RunError(f"{path} is missing; the run directory was changed")
+        return path
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide what a run computes."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("sartor", "torch", "numpy", "onnxruntime")},
+    }
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""Methods that look for good candidates, and the spaces they look in."""
