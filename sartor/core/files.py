@@ -67,6 +67,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def clear_temporaries(folder: Path, name: str = "*") -> None:
+    """Remove what killed writers left beside the files of a folder; nobody may be writing there."""
+    for leftover in (*folder.glob(f".{name}.*.tmp"), *folder.glob(f".{name}.*.old")):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file, read in blocks."""
     with path.open("rb") as file:

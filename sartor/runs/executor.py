@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sartor.core.candidate import Candidate, Proposal
+from sartor.core.files import clear_temporaries
 from sartor.core.protocols import Interrupted, Method, Task
-from sartor.runs.evaluation import Job, evaluate
+from sartor.runs.evaluation import ARTIFACTS, Job, evaluate
 
 GRACE = 20.0  # seconds a worker may go past a deadline before it is ended
 _SPAWN = multiprocessing.get_context("spawn")
@@ -128,6 +129,7 @@ class LocalExecutor:
         assert worker.job is not None
         worker.end()
         self._workers.remove(worker)
+        clear_temporaries(self.run_folder / ARTIFACTS, worker.job.candidate.id)
         return worker.job.candidate.having(state="failed", why=why)
 
     def _spawn(self) -> _Worker:

@@ -45,9 +45,15 @@ class Ledger:
         try:
             uri = f"{path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}"
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30.0)
+        except sqlite3.Error as error:
+            raise RunError(f"{path} cannot be opened: {error}") from None
+        try:
             self._db.execute("PRAGMA foreign_keys=ON")
             self._open(write)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, RunError) as error:
+            self._db.close()
+            if isinstance(error, RunError):
+                raise
             raise RunError(f"{path} cannot be opened as a run's ledger ({error}); name another run directory") from None
 
     def _open(self, write: bool) -> None:

@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from sartor.core.candidate import Candidate
 from sartor.core.errors import RunError
+from sartor.core.files import clear_temporaries
+from sartor.runs.evaluation import ARTIFACTS, WORK
 from sartor.runs.ledger import Ledger
 
 LEDGER = "ledger.sqlite"
@@ -32,6 +34,8 @@ class Run:
         if write:
             self._make()
             self._lock = self._take_lock()
+            for folder in (self.folder, self.folder / ARTIFACTS):
+                clear_temporaries(folder)
         elif not (self.folder / LEDGER).is_file():
             raise RunError(f"{self.folder} is not a run directory (it has no {LEDGER})")
         self.ledger = Ledger(self.folder / LEDGER, write=write)
@@ -58,15 +62,15 @@ class Run:
             raise RunError(f"{self.folder} exists and is not a run directory; name an empty or a new one")
 
     def _take_lock(self) -> IO[str]:
+        lock = (self.folder / "lock").open("a+")
         try:
-            lock = (self.folder / "lock").open("a+")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = (self.folder / "lock").read_text().strip() or "another process"
-            raise RunError(
-                f"run {self.folder} is being written by {holder}; wait for it or use another --out"
-            ) from None
         except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            if isinstance(error, BlockingIOError):
+                raise RunError(f"run {self.folder} is in use by {holder}; wait or use another --out") from None
             raise RunError(f"run directory {self.folder} cannot be locked: {error.strerror}") from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {platform.node()}\n")
@@ -92,7 +96,7 @@ class Run:
 
     def workspace(self, id: str) -> Path:
         """The folder in which a candidate is made."""
-        path = self.folder / "work" / id
+        path = self.folder / WORK / id
         path.mkdir(parents=True, exist_ok=True)
         return path
 
