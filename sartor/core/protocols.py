@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from sartor.core.budget import Budget
@@ -69,30 +71,77 @@ class Servable(Protocol):
 
 
 class Examples(Protocol):
-    """A split of a task: examples by position. ``label`` avoids decoding where only the target is wanted."""
+    """A split of a task: examples by position. ``label`` and ``labels`` read no example."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """All targets."""
 
     def __len__(self) -> int: ...
 
     def item(self, i: int) -> Raw:
-        """The raw example, decoded."""
+        """The raw example as a user would have it, decoded."""
 
     def label(self, i: int) -> int:
         """Its target."""
+
+    def batch(self, indices: NDArray[np.int64]) -> Mapping[str, Tensor]:
+        """The examples at some positions, in that order: the fields that training reads, and ``label`` (n,) int64."""
+
+    def prefetch(self, indices: NDArray[np.int64]) -> None:
+        """Say that this very batch will be asked for soon."""
+
+    def where(self, i: int) -> str:
+        """Where the example comes from, for reports; different for different examples of a task."""
+
+    def group(self, i: int) -> int | None:
+        """The code of what must not be cut in two (a patient, a slide), if the data say."""
 
 
 class Task(Protocol):
     """Data splits, a loss and a metric. It knows no model and no method."""
 
-    name: str
-    kind: str
-    inputs: Signature
-    outputs: Signature
-    metric: Metric
-    per: str
-    fingerprint: str
+    @property
+    def name(self) -> str:
+        """Of the data."""
+
+    @property
+    def kind(self) -> str:
+        """Of the problem: methods say which kinds they suit."""
+
+    @property
+    def inputs(self) -> Signature:
+        """What one example is."""
+
+    @property
+    def outputs(self) -> Signature:
+        """What a network for it gives."""
+
+    @property
+    def metric(self) -> Metric:
+        """What candidates are compared by."""
+
+    @property
+    def per(self) -> str:
+        """What one example is called: image, query."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal data and splits."""
+
+    @property
+    def skipped(self) -> Sequence[Mapping[str, str]]:
+        """``where`` and ``why`` of every example left out as bad."""
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What else was done to the data."""
 
     def split(self, name: str) -> Examples:
-        """``train``, ``valid`` or ``test``."""
+        """``train``, ``valid`` or ``test``; no example is in two of them."""
+
+    def carve(self, fraction: float, seed: int) -> tuple[Examples, Examples]:
+        """``train`` cut in two, the second with about ``fraction`` of every class, no group in both."""
 
     def given(self) -> Mapping[str, Any]:
         """What all examples share: class names, a corpus, a graph."""
@@ -113,11 +162,13 @@ class Tools:
 
     ``workspace`` is kept when work is cut off, so an evaluation continues from what it finds there; ``artifact`` is
     an empty folder that becomes the candidate's artifact, whole, when the evaluation ends well. A method writes
-    nowhere else. ``parents`` are the artifacts of the proposal's parents by role. Work past ``deadline`` (seconds
+    nowhere else. ``parents`` are the artifacts of the proposal's parents by role, ``states`` their workspaces, from
+    which training can be continued. Work past ``deadline`` (seconds
     since the epoch) should end itself in good order. ``progress(share, text)`` raises ``Interrupted`` to stop.
     """
 
     parents: Mapping[str, Path]
+    states: Mapping[str, Path]
     workspace: Path
     artifact: Path
     deadline: float
@@ -135,7 +186,9 @@ class Method(Protocol):
     the waves before; an empty wave ends the method.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What proposals name it by."""
 
     def applies(self, task: Task, parents: Sequence[Candidate]) -> str | None:
         """None, or one sentence why not."""

@@ -1,0 +1,1 @@
+"""Tasks, one file each: data, a loss and a metric."""
