@@ -145,8 +145,10 @@ def _read(value: Any, hint: Any, where: str) -> Any:
 def _read_union(value: Any, args: tuple[Any, ...], where: str) -> Any:
     if value is None and type(None) in args:
         return None
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    named = [option for option in args if kind is not None and getattr(option, "kind", None) == kind]
     errors = []
-    for option in args:
+    for option in named or args:
         if option is not type(None):
             try:
                 return _read(value, option, where)

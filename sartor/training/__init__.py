@@ -1,0 +1,1 @@
+"""Training: the one loop, plans, recipes, augmentation, optimisers."""

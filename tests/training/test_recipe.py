@@ -1,0 +1,159 @@
+"""Recipes: the published values, reading, overriding, and errors of one line."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sartor.core.errors import SpecError
+from sartor.training.augment.pipeline import Augment
+from sartor.training.losses.classification import BinaryCrossEntropy
+from sartor.training.optimisers import SGD, AdamW, Lamb
+from sartor.training.quick import quick
+from sartor.training.recipe import Recipe, list_recipes, read_recipe, recipe
+from sartor.training.schedules import Cosine, Steps
+
+# epochs, lr, decay, smoothing, depth, repeats, RandAugment, Mixup, training size (Wightman et al. 2021, table 2)
+RSB = {
+    "rsb-a1": (600, 5e-3, 0.01, 0.1, 0.05, 3, "rand-m7-mstd0.5-inc1", 0.2, 224),
+    "rsb-a2": (300, 5e-3, 0.02, 0.0, 0.05, 3, "rand-m7-mstd0.5-inc1", 0.1, 224),
+    "rsb-a3": (100, 8e-3, 0.02, 0.0, 0.0, 1, "rand-m6-mstd0.5-inc1", 0.1, 160),
+}
+
+
+@pytest.mark.parametrize("name", RSB)
+def test_procedures_a(name):
+    r = recipe(name)
+    assert RSB[name] == (
+        r.epochs, r.full_lr(), r.weight_decay, r.loss.smoothing, r.drop_path, r.repeats, r.augment.rand,
+        r.augment.mixup, r.size,
+    )  # fmt: skip
+    assert (r.batch, r.warmup, r.decay_all, r.ema, r.clip) == (2048, 5, False, 0.0, 0.0)
+    assert isinstance(r.loss, BinaryCrossEntropy)
+    assert r.loss.threshold == 0.2
+    assert r.optimiser == Lamb()
+    assert isinstance(r.schedule, Cosine)
+    assert r.schedule.floor * r.lr == pytest.approx(1e-6)
+    assert r.warmup_from * r.lr == pytest.approx(1e-4)
+    a = r.augment
+    assert (a.crop, a.flip, a.cutmix, a.mix_switch, a.mix_prob, a.erase, a.jitter) == (
+        "resized",
+        0.5,
+        1.0,
+        0.5,
+        1.0,
+        0,
+        0,
+    )
+
+
+def test_the_papers_own():
+    for name, (epochs, batch, lr, decay) in {
+        "resnext-imagenet": (100, 256, 0.1, 1e-4),
+        "resnext-cifar": (300, 128, 0.1, 5e-4),
+        "wrn-cifar": (200, 128, 0.1, 5e-4),
+        "wrn-svhn": (160, 128, 0.01, 5e-4),
+        "preact-cifar": (164, 128, 0.1, 1e-4),
+        "preact-imagenet": (90, 256, 0.1, 1e-4),
+        "regnet-imagenet": (100, 1024, 0.8, 5e-5),
+        "regnet-population": (10, 128, 0.05, 5e-5),
+    }.items():
+        r = recipe(name)
+        assert (r.epochs, r.batch, r.full_lr(), r.weight_decay) == (epochs, batch, pytest.approx(lr), decay), name
+        assert r.decay_all
+        assert r.optimiser == SGD(0.9, True)
+    assert recipe("wrn-cifar").schedule == Steps((0.3, 0.6, 0.8), 0.2)
+    assert recipe("regnet-imagenet").replace(batch=256).full_lr() == pytest.approx(0.2)
+    assert recipe("rsb-a2").replace(batch=512).full_lr() == pytest.approx(5e-3 / 2)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_returns_from_its_plain_values(name):
+    r = recipe(name)
+    assert r.name == name
+    assert read_recipe(r.to_json()) == r
+    assert read_recipe(r.to_json()).id() == r.id()
+
+
+def test_settings():
+    r = recipe("quick").replace_from(["lr=0.004", "augment.mixup = 0.1", "augment.rand=rand-m5", "ema=0", "epochs=3"])
+    assert (r.lr, r.augment.mixup, r.augment.rand, r.ema, r.epochs) == (0.004, 0.1, "rand-m5", 0.0, 3.0)
+    assert r.augment.pad == recipe("quick").augment.pad
+    other = r.replace_from(["optimiser.kind=adamw", "optimiser.eps=1e-6", "schedule.kind='steps'", "schedule.at=[0.5]"])
+    assert other.optimiser == AdamW(eps=1e-6)
+    assert other.schedule == Steps((0.5,))
+    assert other.replace_from(["drop_path=0.2", "loss.kind=bce"]).loss == BinaryCrossEntropy()
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("lrr=1", "did you mean lr"),
+        ("augment.mixp=1", "did you mean mixup"),
+        ("lr=fast", "must be float"),
+        ("batch=12.5", "must be int"),
+        ("lr", "name=value"),
+        ("optimiser.kind=adam", "adamw"),
+        ("optimiser.trust_clip=true", "trust_clip"),
+        ("augment.crop=middle", "'resized'"),
+        ("lr=-1", "more than 0"),
+        ("epochs=0", "more than 0"),
+        ("ema=1", "below 1"),
+        ("accumulate=3", "does not divide"),
+        ("augment=1", "must be a spec"),
+        ("warmup=-1", "negative"),
+    ],
+)
+def test_wrong_settings_are_one_line(setting, says):
+    with pytest.raises(SpecError) as error:
+        recipe("quick").replace_from([setting])
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_mixing_needs_even_parts():
+    with pytest.raises(SpecError, match="even"):
+        recipe("rsb-a2").replace(batch=6, accumulate=2)
+
+
+def test_unknown_recipes_and_files(tmp_path):
+    with pytest.raises(SpecError, match="rsb-a1"):
+        recipe("rsb-a")
+    with pytest.raises(SpecError, match="cannot be read"):
+        recipe(str(tmp_path / "none.toml"))
+    own = tmp_path / "own.toml"
+    own.write_text("lr = 0.5\n[optimiser]\nnesterov = false\n")
+    assert recipe(str(own)).optimiser == SGD(nesterov=False)
+    own.write_text("lr = \n")
+    with pytest.raises(SpecError, match="is not TOML"):
+        recipe(str(own))
+    own.write_text("rate = 1\n")
+    with pytest.raises(SpecError, match="recipe own") as error:
+        recipe(str(own))
+    assert "\n" not in str(error.value)
+
+
+def test_lineage_leaves_out_length_and_schedule():
+    r = recipe("quick")
+    assert r.lineage() == r.replace_from(["epochs=3", "schedule.decay=0.0"]).lineage()
+    assert r.lineage() != r.replace(weight_decay=0.1).lineage()
+
+
+@given(st.integers(1, 10**6), st.integers(4, 512), st.booleans())
+def test_quick_suits_any_data(examples, size, flip):
+    r = quick(examples, size, flip=flip)
+    assert 1 <= r.batch <= min(128, examples)
+    assert r.augment.flip == (0.5 if flip else 0.0)
+    assert r.augment.pad < size or r.augment.crop != "pad"
+
+
+def test_quick_for_known_sets():
+    assert quick(50_000, 32) == recipe("quick")
+    digits = quick(1437, 8, flip=False)
+    assert (digits.batch, digits.full_lr(), digits.augment.crop) == (32, 0.05, "none")
+    assert digits.augment == Augment(border="reflect", rotate=12.0, zoom=0.1, shift=0.1)
+    assert quick(5000, 224).augment.crop == "resized"
+
+
+def test_recipes_are_values():
+    assert Recipe() == Recipe()
+    assert hash(recipe("rsb-a1")) == hash(recipe("rsb-a1"))
