@@ -1,0 +1,264 @@
+"""Successive halving over the spaces of several families (Jamieson and Talwalkar 2016).
+
+Networks are drawn near the budget and timed; all train briefly, the better third trains on, and so forth; the winner
+gets most of the time, and a smaller network some, so that the front has a choice. Competing networks get equal time
+rather than equal epochs, because time is what the final training has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from sartor.core.budget import Bound, Budget
+from sartor.core.candidate import Candidate, Parent, Proposal
+from sartor.core.cost import Amount, Cost, Quantity
+from sartor.core.errors import ImpossibleBudget
+from sartor.core.protocols import Servable, Task, Tools
+from sartor.core.rng import generator
+from sartor.core.spec import Json, spec_id
+from sartor.models.network import build, count
+from sartor.runtime.classifier import ImageClassifier
+from sartor.search.sharing import TimeShare
+from sartor.search.spaces import family_space
+from sartor.search.spaces_near import near, smallest
+from sartor.search.train import train_network
+from sartor.training.pace import choose_numerics, pace
+from sartor.training.recipe import Recipe, read_recipe
+
+MOST_EPOCHS = 300.0  # beyond this a small data set teaches a network nothing more
+FEWEST_EPOCHS = 8.0  # a network too slow for so many in the final training is not drawn
+RANGE = 8.0  # the drawn networks' multiply-adds lie within this factor
+SHRINK = 4.0  # if no drawn network is inside a measured bound, the next draw has so many times fewer multiply-adds
+MOST_DRAWS = 5  # waves of draws, the last of which is the smallest network of each family
+MOST_FINALISTS = 4
+LEAST_FINAL = 0.1  # share of the final time that is worth another training
+
+
+@dataclass(frozen=True)
+class SuccessiveHalving:
+    """The method ``halving`` for image classification.
+
+    ``recipe`` trains all candidates; ``speed`` is the multiply-adds per second that training does on one core
+    (counting those of the forward pass); ``mirror`` says that mirror images keep their class, so that flips may
+    augment and answers may be averaged over both views.
+    """
+
+    families: tuple[str, ...]
+    recipe: Recipe
+    share: TimeShare
+    speed: float
+    mirror: bool = False
+    name: ClassVar[str] = "halving"
+
+    def applies(self, task: Task, parents: Sequence[Candidate]) -> str | None:
+        """Image classification only."""
+        return None if task.kind == "image-classification" else f"halving trains image classifiers, not {task.kind}"
+
+    def propose(self, task: Task, budget: Budget, seen: Sequence[Candidate], seed: int) -> list[Proposal]:
+        """The next wave: draws, rungs, a timing on all cores, final trainings, mirrored views; then nothing."""
+        wave = _Wave(self, task, budget, [c for c in seen if c.proposal.method == self.name], seed)
+        if not wave.of("draw"):
+            return list(wave.draws(0))
+        if not wave.of("rung"):
+            return wave.first_rung() or list(wave.draws(1 + max(c.proposal.rung for c in wave.of("draw"))))
+        if len(wave.rungs()) < len(self.share.rungs):
+            return wave.next_rung()
+        if not wave.of("time"):
+            return wave.timings()
+        if not wave.of("final"):
+            return wave.finals()
+        return wave.views() if self.mirror and not wave.of("views") else []
+
+    def evaluate(self, proposal: Proposal, task: Any, tools: Tools) -> tuple[Servable | None, Cost]:
+        """Time, train or re-serve one network."""
+        phase, recipe = proposal.recipe["phase"], read_recipe(proposal.recipe["recipe"])
+        if phase in ("draw", "time"):
+            return None, self._timed(proposal, recipe, task, tools)
+        if phase == "views":
+            servable = ImageClassifier.open(tools.parents["init"]).with_views(2)
+            servable.write(tools.artifact)
+            return servable, Cost()
+        return train_network(proposal, task, tools)
+
+    def _timed(self, proposal: Proposal, recipe: Recipe, task: Any, tools: Tools) -> Cost:
+        """Seconds of a training step; where a bound must be measured, the untrained network is left to measure."""
+        numerics = choose_numerics(recipe, proposal.spec, task.preprocess, threads=1)
+        seconds = pace(recipe, proposal.spec, task.preprocess, numerics, threads=proposal.threads)
+        if proposal.recipe.get("serve"):
+            ImageClassifier.of(build(proposal.spec), task.preprocess, task.classes).write(tools.artifact)
+        return Cost({"step_seconds": Amount(seconds, "s", "measured")})
+
+
+@dataclass(frozen=True)
+class _Wave:
+    """The candidates of the method so far, and what follows from them."""
+
+    method: SuccessiveHalving
+    task: Any
+    budget: Budget
+    seen: Sequence[Candidate]
+    seed: int
+
+    @property
+    def share(self) -> TimeShare:
+        return self.method.share
+
+    def of(self, phase: str) -> list[Candidate]:
+        return [c for c in self.seen if c.proposal.recipe["phase"] == phase]
+
+    def rungs(self) -> list[list[Candidate]]:
+        """The candidates of each rung that was run."""
+        numbers = sorted({c.proposal.rung for c in self.of("rung")})
+        return [[c for c in self.of("rung") if c.proposal.rung == number] for number in numbers]
+
+    def ranked(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Those that were judged, best first."""
+        metric = self.task.metric
+        judged = [c for c in candidates if c.state == "done" and c.quality is not None]
+        sign = -1.0 if metric.higher_is_better else 1.0
+        return sorted(judged, key=lambda c: (sign * c.quality.values[metric.name], c.id))  # type: ignore[union-attr]
+
+    # Draws
+
+    def draws(self, attempt: int) -> Iterator[Proposal]:
+        """Networks near the counted bounds, as many per family as come round; every fourth smaller by choice."""
+        if attempt >= MOST_DRAWS:
+            return
+        measured = bool(self.budget.of("measured").bounds)
+        known = set[str]()
+        for number in range(self.share.draws * (2 if measured else 1)):
+            family = self.method.families[number % len(self.method.families)]
+            spec = self.drawn(family, number, attempt)
+            if spec is None or spec_id(spec) in known:
+                continue
+            known.add(spec_id(spec))
+            recipe = {"phase": "draw", "family": family, "recipe": self.method.recipe.to_json(), "serve": measured}
+            yield Proposal(
+                self.method.name, spec, recipe, self.task.fingerprint, self.seed, attempt, kind="estimate",
+                counted=count(spec), seconds=1.0,
+            )  # fmt: skip
+
+    def drawn(self, family: str, number: int, attempt: int) -> Any:
+        """One network of a family, or None if the bounds leave none."""
+        image = self.task.inputs.fields["image"].shape
+        space = family_space(family, image, len(self.task.classes))
+        rng = generator(self.seed, "draw", family, number, attempt)
+        if attempt == MOST_DRAWS - 1:
+            return space.spec(smallest(space, "macs"))
+        full = number % 4 != 3
+        fraction = rng.uniform(0.85, 1.0) if full else rng.uniform(0.15, 0.5)
+        macs = self.most_macs() / SHRINK**attempt * RANGE ** -rng.uniform(0.0, 1.0)
+        limits = Budget.parse(", ".join(map(str, [*self.budget.of("counted").bounds, *_macs_bound(macs / fraction)])))
+        try:
+            return space.spec(near(space, limits, fraction, rng))
+        except ImpossibleBudget:
+            return None
+
+    def most_macs(self) -> float:
+        """Multiply-adds with which the final training has the fewest epochs that are worth it."""
+        examples = len(self.task.split("train"))
+        return self.method.speed * self.share.slots * self.share.finals[0] / (FEWEST_EPOCHS * examples)
+
+    # Rungs
+
+    def first_rung(self) -> list[Proposal]:
+        """Every drawn network that is not known to be outside the budget, up to the rung's number."""
+        inside = [c for c in self.of("draw") if c.state == "done" and self.budget.verdict(c.cost) != "out"]
+        number, seconds = self.share.rungs[0]
+        return [self.trained(c, [], 0, seconds, c.cost.value("step_seconds")) for c in inside[:number]]
+
+    def next_rung(self) -> list[Proposal]:
+        """The better third trains on."""
+        last = self.rungs()[-1]
+        number, seconds = self.share.rungs[len(self.rungs())]
+        return [self.trained(c, [c], c.proposal.rung + 1, seconds, self.step(c)) for c in self.ranked(last)[:number]]
+
+    def trained(self, c: Candidate, parents: Sequence[Candidate], rung: int, seconds: float, step: float) -> Proposal:
+        """A training of ``seconds`` more, at a learning rate that stays where it is."""
+        steps = self.steps(parents) + max(1, round(seconds / step))
+        return self.proposal(c, "rung", rung, steps, [Parent(p.id, "rung") for p in parents], seconds)
+
+    def step(self, candidate: Candidate) -> float:
+        """Seconds of a step of a candidate's network on one core."""
+        name = spec_id(candidate.proposal.spec)
+        return next(c.cost.value("step_seconds") for c in self.of("draw") if spec_id(c.proposal.spec) == name)
+
+    def steps(self, parents: Sequence[Candidate]) -> int:
+        return int(parents[0].proposal.recipe["steps"]) if parents else 0
+
+    # The end
+
+    def leaves(self) -> list[Candidate]:
+        """The judged networks as far as each was trained: the last rung first, then those before, each best first."""
+        rungs = self.rungs()
+        continued = {p.id for rung in rungs for c in rung for p in c.proposal.parents}
+        return [c for rung in reversed(rungs) for c in self.ranked(rung) if c.id not in continued]
+
+    def small(self) -> Candidate | None:
+        """The best network of at most half the winner's size, or none."""
+        leaves = self.leaves()
+        field = next((b.quantity.field for b in self.budget.of("counted").bounds), "params")
+        return next((c for c in leaves if c.cost.value(field) <= leaves[0].cost.value(field) / 2), None)
+
+    def timings(self) -> list[Proposal]:
+        """A step of each possible finalist, timed on all cores."""
+        small = self.small()
+        finalists = self.leaves()[:MOST_FINALISTS]
+        wanted = [*finalists, small] if small and small not in finalists else finalists
+        proposals = [self.proposal(c, "time", c.proposal.rung, 1, (), 1.0) for c in wanted]
+        return [replace(p, threads=self.share.slots, kind="estimate") for p in proposals]
+
+    def finals(self) -> list[Proposal]:
+        """The winner trains on in most of the time; what it cannot use goes to the next; the small one has its own."""
+        paces = {spec_id(c.proposal.spec): c.cost.value("step_seconds") for c in self.of("time") if c.state == "done"}
+        (left, own), small = self.share.finals, self.small()
+        proposals: list[Proposal] = []
+        for c in self.leaves():
+            step = paces.get(spec_id(c.proposal.spec))
+            seconds = own if c is small else left
+            if step is None or seconds < (step if c is small or not proposals else LEAST_FINAL * self.share.finals[0]):
+                continue
+            before = self.steps([c])
+            steps = min(round(seconds / step), max(1, round(MOST_EPOCHS * self.steps_per_epoch()) - before))
+            left -= 0.0 if c is small else steps * step
+            parent = [Parent(c.id, "rung")]
+            proposal = self.proposal(c, "final", len(self.share.rungs), before + steps, parent, steps * step)
+            proposals.append(replace(proposal, threads=self.share.slots))
+        return proposals
+
+    def views(self) -> list[Proposal]:
+        """The final networks, answering with the mean over the image and its mirror image."""
+        proposals = []
+        for c in self.ranked(self.of("final")):
+            both = Cost({n: replace(a, value=2 * a.value) for n, a in count(c.proposal.spec).amounts.items()})
+            both = Cost({**both.amounts, "params": count(c.proposal.spec).amounts["params"]})
+            if self.budget.of("counted").verdict(both) != "out":
+                proposal = self.proposal(c, "views", c.proposal.rung, 0, [Parent(c.id, "init")], 1.0)
+                proposals.append(replace(proposal, counted=both))
+        return proposals
+
+    def proposal(
+        self, c: Candidate, phase: str, rung: int, steps: int, parents: Sequence[Parent], seconds: float
+    ) -> Proposal:
+        """A proposal for a candidate's network."""
+        epochs = steps / self.steps_per_epoch() if steps else 1.0
+        recipe = self.method.recipe.rung(epochs, last=phase == "final")
+        values: Json = {
+            "phase": phase,
+            "family": c.proposal.recipe["family"],
+            "recipe": recipe.to_json(),
+            "steps": steps,
+        }
+        return Proposal(
+            self.method.name, c.proposal.spec, values, self.task.fingerprint, self.seed, rung, tuple(parents),
+            counted=count(c.proposal.spec), seconds=seconds,
+        )  # fmt: skip
+
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self.task.split("train")) // self.method.recipe.batch)
+
+
+def _macs_bound(limit: float) -> tuple[Bound, ...]:
+    return (Bound(Quantity("macs"), False, max(1.0, round(limit))),)

@@ -1,0 +1,65 @@
+"""How the time of a run is shared between looking at many networks briefly and training few long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from sartor.core.spec import Json
+
+SEARCH = 0.30  # share of the training time in which candidates compete
+SMALL = 0.08  # share of the final training time given to a small network, so that the front has a choice
+KEEP = 3  # of so many candidates one goes on to the next rung (eta of successive halving)
+FINALISTS = 3  # full trainings a run needs at most; time beyond goes to more candidates
+BRIEF = 0.05  # of a full training is what a candidate of the first of many gets
+RUNGS_FOR_MANY = 4
+MOST_DRAWS = 300
+SLACK = 0.94  # machines are noisy: what is planned fills this share of the time
+START, PER_DRAW, END = 7.0, 0.8, 22.0  # seconds: opening data and workers; timing a network; measuring and export
+
+
+@dataclass(frozen=True, slots=True)
+class TimeShare:
+    """The plan of a run's time: plain values, a function of the time and the number of cores alone.
+
+    ``draws`` networks are drawn. ``rungs`` say how many compete in each and for how many seconds on one core; the
+    rungs' and ``finals``' times are wall-clock seconds, the latter on all ``slots`` cores.
+    """
+
+    seconds: float
+    slots: int
+    draws: int
+    rungs: tuple[tuple[int, float], ...]
+    finals: tuple[float, float]
+
+    @classmethod
+    def of(cls, seconds: float, slots: int, useful: float = math.inf) -> TimeShare:
+        """Share ``seconds`` of wall-clock time on ``slots`` cores; one network learns in ``useful`` all it can learn.
+
+        Successive halving (Jamieson and Talwalkar 2016): every rung gets equal time for a third of the candidates
+        of the one before; the winner then trains on in what is left, and a small network beside it. Where the data
+        are so few that this is more than ``FINALISTS`` trainings can use, more networks compete instead.
+        """
+        work = max(0.35 * seconds, SLACK * seconds - START - END)
+        draws = max(4, round((3.0 + math.sqrt(work) / 4.0) * math.sqrt(slots / 2)))
+        search = max(SEARCH * work, work - FINALISTS * useful)
+        if search > SEARCH * work:
+            draws = min(MOST_DRAWS, max(draws, int(search / (RUNGS_FOR_MANY * BRIEF * useful))))
+        work = max(0.3 * seconds, work - PER_DRAW * draws / slots)
+        search = min(search, 0.9 * work)
+        counts = [draws]
+        while counts[-1] > KEEP:
+            counts.append(math.ceil(counts[-1] / KEEP))
+        each = search / len(counts)
+        rungs = tuple((count, each * min(slots, count) / count) for count in counts)
+        return cls(seconds, slots, draws, rungs, ((1.0 - SMALL) * (work - search), SMALL * (work - search)))
+
+    def to_json(self) -> Json:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Json) -> TimeShare:
+        """The inverse of ``to_json``."""
+        rungs = tuple((int(number), float(each)) for number, each in data["rungs"])
+        return cls(**{**data, "rungs": rungs, "finals": tuple(data["finals"])})
