@@ -38,8 +38,11 @@ class Front:
         front = cls((), task, metric, tuple(fields), split)
         eligible = [c for c in listed if c.id not in continued and front._eligible(c)]
         front._check(eligible)
-        kept = [c for c in eligible if not any(front.dominates(other, c) for other in eligible)]
-        return cls(tuple(sorted(kept, key=front._rank)), task, metric, tuple(fields), split)
+        kept: list[Candidate] = []
+        for c in sorted(eligible, key=front._rank):  # what dominates a candidate ranks before it
+            if not any(front.dominates(other, c) for other in kept):
+                kept.append(c)
+        return cls(tuple(kept), task, metric, front.fields, split)
 
     def dominates(self, a: Candidate, b: Candidate) -> bool:
         """Whether ``a`` is at least as good as ``b`` in everything and better in something."""
