@@ -26,15 +26,18 @@ class Tally:
     activations: int = 0
     traffic: int = 0
 
-    def conv(self, w_in: int, w_out: int, kernel: int, groups: int, bias: bool, size_in: Size, size_out: Size) -> None:
-        """A 2-D convolution with square kernel from ``size_in`` to ``size_out``."""
+    def conv(self, w_in: int, w_out: int, weights: int, bias: bool, size_in: Size, size_out: Size) -> None:
+        """A 2-D convolution with so many weights from ``size_in`` to ``size_out``."""
         pixels = size_out[0] * size_out[1]
-        weights = kernel * kernel * w_in // groups * w_out
         out = w_out * pixels
-        self.params += weights + (w_out if bias else 0)
-        self.macs += weights * pixels + (out if bias and self.convention == "pycls" else 0)
+        self.params += weights
+        self.macs += weights * pixels
         self.activations += out
         self.traffic += FLOAT_BYTES * (w_in * size_in[0] * size_in[1] + out + weights)
+        if bias:
+            self.params += w_out
+            if self.convention == "pycls":
+                self.macs += out
 
     def linear(self, w_in: int, w_out: int, bias: bool) -> None:
         """A matrix product, with its bias."""
@@ -66,4 +69,6 @@ class Tally:
 
 def out_size(size: Size, kernel: int, stride: int, padding: int) -> Size:
     """The map size a convolution or pooling gives (floor rule)."""
-    return (size[0] + 2 * padding - kernel) // stride + 1, (size[1] + 2 * padding - kernel) // stride + 1
+    height, width = size
+    border = 2 * padding - kernel
+    return (height + border) // stride + 1, (width + border) // stride + 1

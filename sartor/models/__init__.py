@@ -1,1 +1,19 @@
-"""Networks as data: specs, the backbones built from them, and named families."""
+"""Networks. Importing the package imports none: it says where each kind of spec is defined."""
+
+from sartor.core.spec import lazy_kinds
+
+KINDS = {
+    "sartor.models.anynet": ("anynet", "stem", "stage"),
+    "sartor.models.vision.resnet": ("basic", "bottleneck"),
+    "sartor.models.vision.resnext": ("aggregated",),
+    "sartor.models.vision.preact_resnet": (
+        "preact_unit",
+        "identity_shortcut",
+        "scaled_shortcut",
+        "gated_shortcut",
+        "projected_shortcut",
+        "dropped_shortcut",
+    ),
+    "sartor.models.vision.regnet": ("regnet_x", "regnet_conv"),
+}
+lazy_kinds({kind: module for module, kinds in KINDS.items() for kind in kinds})

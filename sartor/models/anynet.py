@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,17 +21,30 @@ from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
 from sartor.models.checkpointing import checkpointed
 from sartor.models.layers import (
-    Conv, Layer, Linear, MaxPool, Norm, Path, activation, count_paths, drop_path, place, place_paths,
-)  # fmt: skip
+    Conv,
+    Layer,
+    Linear,
+    MaxPool,
+    Norm,
+    Path,
+    activation,
+    count_paths,
+    drop_path,
+    place,
+    place_paths,
+)
 
 
 class Site(NamedTuple):
-    """Where a block stands: its input and output width, its stride, and whether it is the network's first."""
+    """Where a block stands: its input and output width and its stride.
+
+    ``activated`` says that the stem has normalised and activated the input: true of a network's first block only.
+    """
 
     w_in: int
     w_out: int
     stride: int
-    first: bool = False
+    activated: bool = False
 
     @property
     def changes(self) -> bool:
@@ -44,6 +57,8 @@ class BlockKind(Protocol):
 
     kind: ClassVar[str]
 
+    def __hash__(self) -> int: ...
+
     def paths(self, site: Site) -> tuple[Path, ...]:
         """The layers, the main branch first; each path starts from the block's input size."""
 
@@ -53,6 +68,10 @@ class BlockKind(Protocol):
 
 class Block(nn.Module):
     """A residual block: ``join(shortcut, branch)`` of the two ``parts`` of its input."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, kind: BlockKind, site: Site, act: str) -> None:
         super().__init__()
@@ -65,13 +84,26 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def join(self, shortcut: Tensor | None, branch: Tensor) -> Tensor:
-        """Post-activation by default: the activation of the sum."""
-        return self.act(branch if shortcut is None else shortcut + branch)
+        """Post-activation by default: the activation of the sum. May work in place, on the branch."""
+        if shortcut is not None:
+            branch += shortcut
+        return self.act(branch)  # type: ignore[no-any-return]
+
+    @property
+    def residual(self) -> bool:
+        """Whether anything is added to the branch."""
+        return True
 
     def initialise(self) -> None:
         """Initialise what the network's rule does not cover; called after it."""
 
+    def zero_branch(self) -> None:
+        """Zero the weights of the branch's last layer, so that the block starts as its shortcut."""
+        *_, last = self.kind.paths(self.site)[0].layers
+        nn.init.zeros_(self.get_parameter(f"{last}.weight"))
+
     def forward(self, x: Tensor) -> Tensor:
+        """The block's output for its input, both (batch, channels, height, width)."""
         return self.join(*self.tapped(x))
 
     def tapped(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -120,6 +152,7 @@ class Names:
 
 NAMES: Mapping[str, Names] = {
     "resnet": Names(),
+    "preact": Names("stem.conv", "stem.norm", "stages.{stage}.blocks.{block}", head="head.fc"),
     "regnet": Names("stem.conv", "stem.bn", "s{stage1}.b{block1}", head="head.fc"),
     "resnetv2": Names("stem.conv", "stem.norm", "stages.{stage}.blocks.{block}", head="head.fc", head_is_conv=True),
 }
@@ -150,7 +183,6 @@ class AnyNet:
     fc_std: float = 0.0
     zero_gamma: bool = False
     names: str = "resnet"
-    compat: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.names not in NAMES:
@@ -180,8 +212,13 @@ class AnyNet:
         w_in = self.stem.width
         for s, stage in enumerate(self.stages):
             for b in range(stage.depth):
-                yield s, b, stage.block, Site(w_in, stage.width, stage.stride if b == 0 else 1, s == b == 0)
+                first = s == b == 0 and self.stem.norm
+                yield s, b, stage.block, Site(w_in, stage.width, stage.stride if b == 0 else 1, first)
                 w_in = stage.width
+
+    def block_path(self, stage: int, block: int) -> str:
+        """The module name of a block, counted as ``blocks`` does."""
+        return NAMES[self.names].block.format(stage=stage, stage1=stage + 1, block=block, block1=block + 1)
 
     def stem_path(self) -> Path:
         """The stem's layers under their state-dict names."""
@@ -210,17 +247,19 @@ class AnyNet:
         return Path({names.head: head}, pooled=True)
 
     def tally(self, size: Size | None = None, convention: Convention = "sartor") -> Tally:
-        """Counted cost for one image of ``size`` (height, width): equal blocks are counted once."""
+        """Counted cost for one image of ``size`` (height, width); raises SpecError where nothing would be left of it.
+
+        Equal blocks are counted once.
+        """
         total = Tally(convention)
         here = count_paths((self.stem_path(),), total, size or self.size)
         w_in = self.stem.width
         for number, stage in enumerate(self.stages):
-            first = Site(w_in, stage.width, stage.stride, number == 0)
-            tally, here = _count_block(stage.block, first, here, convention)
-            total.add(tally)
+            first = Site(w_in, stage.width, stage.stride, number == 0 and self.stem.norm)
+            here = count_paths(stage.block.paths(first), total, here)
             if stage.depth > 1:
-                tally, here = _count_block(stage.block, Site(stage.width, stage.width, 1), here, convention)
-                total.add(tally, stage.depth - 1)
+                rest, here = _count_repeated(stage.block, stage.width, here, convention)
+                total.add(rest, stage.depth - 1)
             w_in = stage.width
         if min(here) < 1:
             raise SpecError(f"anynet: images of {size or self.size} are too small for these strides")
@@ -228,14 +267,14 @@ class AnyNet:
         return total
 
     def build(self) -> AnyNetBackbone:
-        """The module, parameters as the framework leaves them."""
+        """The module, its weights not written yet: ``models.network.build`` or a checkpoint does that."""
         return AnyNetBackbone(self)
 
 
-@lru_cache(maxsize=1 << 16)
-def _count_block(kind: BlockKind, site: Site, size: Size, convention: Convention) -> tuple[Tally, Size]:
+@lru_cache(maxsize=1 << 14)  # drawn specs often share these blocks, seldom the first of a stage
+def _count_repeated(kind: BlockKind, width: int, size: Size, convention: Convention) -> tuple[Tally, Size]:
     tally = Tally(convention)
-    return tally, count_paths(kind.paths(site), tally, size)
+    return tally, count_paths(kind.paths(Site(width, width, 1)), tally, size)
 
 
 class AnyNetBackbone(nn.Module):
@@ -245,6 +284,10 @@ class AnyNetBackbone(nn.Module):
     Taps: ``stage1.1.branch`` …, the output of each residual branch before it is joined.
     """
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __init__(self, spec: AnyNet) -> None:
         super().__init__()
         self.spec = spec
@@ -253,8 +296,7 @@ class AnyNetBackbone(nn.Module):
         place_paths(self, (spec.stem_path(),))
         depth = sum(stage.depth for stage in spec.stages)
         for index, (s, b, kind, site) in enumerate(spec.blocks()):
-            path = NAMES[spec.names].block.format(stage=s, stage1=s + 1, block=b, block1=b + 1)
-            block = kind.build(site, spec.act)
+            path, block = spec.block_path(s, b), kind.build(site, spec.act)
             block.drop_rate = spec.drop_path * index / max(1, depth - 1)
             place(self, path, block)
             self._blocks[f"stage{s + 1}.{b + 1}"] = path
@@ -265,7 +307,15 @@ class AnyNetBackbone(nn.Module):
         self.seams = _seams(spec, self._steps[:-1])
         self.taps = tuple(f"{name}.branch" for name in self._blocks)
 
+    def initialise(self) -> None:
+        """Called when the weights are drawn: zero residual branches where the spec says so."""
+        if self.spec.zero_gamma:
+            for name in self._blocks:
+                if self._block(name).residual:
+                    self._block(name).zero_branch()
+
     def forward(self, x: Tensor) -> Tensor:
+        """Logits of images: all of ``run``."""
         return self.run(x)
 
     def run(self, x: Tensor, *, start: str | None = None, stop: str | None = None) -> Tensor:
@@ -284,9 +334,9 @@ class AnyNetBackbone(nn.Module):
         steps = [self._step(name.removesuffix(".branch") if name in self.taps else name) for name in wanted]
         for name in self._steps[: max(steps, default=-1) + 1]:
             if f"{name}.branch" in wanted:
-                block = self.get_submodule(self._blocks[name])
+                block = self._block(name)
                 shortcut, branch = block.tapped(x)
-                out[f"{name}.branch"], x = branch, block.join(shortcut, branch)
+                out[f"{name}.branch"], x = branch.clone(), block.join(shortcut, branch)
             else:
                 x = self._advance(name, x)
             if name in wanted:
@@ -295,20 +345,22 @@ class AnyNetBackbone(nn.Module):
 
     def roles(self) -> dict[str, Role]:
         """The role of every parameter, for parametrisations and weight-decay groups."""
-        order = {path: index for index, path in enumerate(self._blocks.values())}
-        owner = {f"{path}.{n}": i for path, i in order.items() for n, _ in self.get_submodule(path).named_parameters()}
-        stem, head = NAMES[self.spec.names].stem_conv, NAMES[self.spec.names].head
+        residual = [path for name, path in self._blocks.items() if self._block(name).residual]
+        owner = {
+            name: number
+            for number, path in enumerate(residual)
+            for name, _ in self.get_submodule(path).named_modules(prefix=path)
+        }
+        ends = {NAMES[self.spec.names].stem_conv: "input", NAMES[self.spec.names].head: "readout"}
         roles = {}
         for path, module in self.named_modules():
             for name, parameter in module.named_parameters(path, recurse=False):
-                block, fan_in = owner.get(name, -1), parameter[0].numel()
+                fan_in = parameter[0].numel()
                 if isinstance(module, nn.BatchNorm2d):
-                    roles[name] = Role("norm", block, 1, len(order))
-                elif parameter.ndim == 1:
-                    roles[name] = Role("bias", block, 1, len(order))
+                    kind: Any = "norm"
                 else:
-                    kind: Any = "input" if path == stem else "readout" if path == head else "hidden"
-                    roles[name] = Role(kind, block, fan_in, len(order))
+                    kind = "bias" if parameter.ndim == 1 else ends.get(path, "hidden")
+                roles[name] = Role(kind, owner.get(path, -1), fan_in, len(residual))
         return roles
 
     def deploy(self) -> AnyNetBackbone:
@@ -319,17 +371,20 @@ class AnyNetBackbone(nn.Module):
         """Keep only block inputs for the backward pass and compute the rest again: less memory, equal gradients."""
         self.checkpointing = enable
 
+    def _block(self, name: str) -> Block:
+        return cast(Block, self.get_submodule(self._blocks[name]))
+
     def _step(self, name: str) -> int:
+        if name in self.taps:
+            raise SpecError(f"{name!r} is a tap inside a block: features can read it, run cannot start or stop there")
         if name not in self._steps[:-1]:
-            raise SpecError(unknown("seam", name, [*self._steps[:-1], *self.taps]))
+            raise SpecError(unknown("seam", name, self._steps[:-1]))
         return self._steps.index(name)
 
     def _advance(self, name: str, x: Tensor) -> Tensor:
         if name in self._blocks:
-            block = self.get_submodule(self._blocks[name])
-            if self.checkpointing and self.training:
-                return checkpointed(block, x)
-            return block(x)  # type: ignore[no-any-return]
+            block = self._block(name)
+            return checkpointed(block, x) if self.checkpointing and self.training else block(x)
         return getattr(self, f"_run_{name}")(x)  # type: ignore[no-any-return]
 
     def _run_stem(self, x: Tensor) -> Tensor:
@@ -343,7 +398,7 @@ class AnyNetBackbone(nn.Module):
         return self.act(self.get_submodule(NAMES[self.spec.names].norm)(x))  # type: ignore[no-any-return]
 
     def _run_conv(self, x: Tensor) -> Tensor:
-        conv = self.get_submodule(NAMES[self.spec.names].head_conv)
+        conv: Any = self.get_submodule(NAMES[self.spec.names].head_conv)
         return self.act(conv.bn(conv.conv(x)))  # type: ignore[no-any-return]
 
     def _run_pool(self, x: Tensor) -> Tensor:
@@ -351,9 +406,10 @@ class AnyNetBackbone(nn.Module):
 
     def _run_head(self, x: Tensor) -> Tensor:
         names = NAMES[self.spec.names]
-        x = F.dropout(x, self.spec.dropout, self.training)
-        head = self.get_submodule(names.head)
-        return head(x[:, :, None, None]).flatten(1) if names.head_is_conv else head(x)
+        if self.spec.dropout:
+            x = F.dropout(x, self.spec.dropout, self.training)
+        logits: Tensor = self.get_submodule(names.head)(x[:, :, None, None] if names.head_is_conv else x)
+        return logits.flatten(1) if names.head_is_conv else logits
 
 
 def _seams(spec: AnyNet, names: Sequence[str]) -> tuple[Seam, ...]:

@@ -13,10 +13,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class UnsetConv2d(nn.Conv2d):
+    """A convolution whose weights are left to ``initialise`` or a checkpoint to write: once, not twice."""
+
+    def reset_parameters(self) -> None:
+        """Nothing."""
+
+
+class UnsetLinear(nn.Linear):
+    """A linear layer likewise."""
+
+    def reset_parameters(self) -> None:
+        """Nothing."""
+
+
 class Layer(Protocol):
     """A description of one layer."""
 
-    def count(self, tally: Tally, size: Size) -> Size:
+    def add_to(self, tally: Tally, size: Size) -> Size:
         """Add the layer's cost on maps of ``size``; return the size it gives."""
 
     def build(self) -> nn.Module:
@@ -34,18 +48,18 @@ class Conv(NamedTuple):
     bias: bool = False
     padding: int | None = None
 
-    def _padding(self) -> int:
-        return (self.kernel - 1) // 2 if self.padding is None else self.padding
-
-    def count(self, tally: Tally, size: Size) -> Size:
-        out = out_size(size, self.kernel, self.stride, self._padding())
-        tally.conv(self.w_in, self.w_out, self.kernel, self.groups, self.bias, size, out)
+    def add_to(self, tally: Tally, size: Size) -> Size:
+        """Count the layer."""
+        w_in, w_out, kernel, stride, groups, bias, padding = self
+        out = out_size(size, kernel, stride, (kernel - 1) // 2 if padding is None else padding)
+        tally.conv(w_in, w_out, kernel * kernel * w_in // groups * w_out, bias, size, out)
         return out
 
     def build(self) -> nn.Module:
-        return nn.Conv2d(
-            self.w_in, self.w_out, self.kernel, self.stride, self._padding(), groups=self.groups, bias=self.bias
-        )
+        """The module."""
+        w_in, w_out, kernel, stride, groups, bias, padding = self
+        same = (kernel - 1) // 2 if padding is None else padding
+        return UnsetConv2d(w_in, w_out, kernel, stride, same, groups=groups, bias=bias)
 
 
 class Norm(NamedTuple):
@@ -53,11 +67,13 @@ class Norm(NamedTuple):
 
     width: int
 
-    def count(self, tally: Tally, size: Size) -> Size:
+    def add_to(self, tally: Tally, size: Size) -> Size:
+        """Count the layer."""
         tally.norm(self.width)
         return size
 
     def build(self) -> nn.Module:
+        """The module."""
         return nn.BatchNorm2d(self.width)
 
 
@@ -66,12 +82,14 @@ class MaxPool(NamedTuple):
 
     width: int
 
-    def count(self, tally: Tally, size: Size) -> Size:
+    def add_to(self, tally: Tally, size: Size) -> Size:
+        """Count the layer."""
         out = out_size(size, 3, 2, 1)
         tally.max_pool(self.width, out)
         return out
 
     def build(self) -> nn.Module:
+        """The module."""
         return nn.MaxPool2d(3, 2, 1)
 
 
@@ -81,12 +99,14 @@ class Linear(NamedTuple):
     w_in: int
     w_out: int
 
-    def count(self, tally: Tally, size: Size) -> Size:
+    def add_to(self, tally: Tally, size: Size) -> Size:
+        """Count the layer."""
         tally.linear(self.w_in, self.w_out, True)
         return size
 
     def build(self) -> nn.Module:
-        return nn.Linear(self.w_in, self.w_out)
+        """The module."""
+        return UnsetLinear(self.w_in, self.w_out)
 
 
 class Path(NamedTuple):
@@ -101,13 +121,13 @@ class Path(NamedTuple):
 
 def count_paths(paths: tuple[Path, ...], tally: Tally, size: Size) -> Size:
     """Add what all paths cost; return the size the first one, the main branch, gives."""
-    outs = []
-    for path in paths:
-        here = (1, 1) if path.pooled else size
-        for layer in path.layers.values():
-            here = layer.count(tally, here)
-        outs.append(here)
-    return outs[0]
+    main = None
+    for layers, pooled in paths:
+        here = (1, 1) if pooled else size
+        for layer in layers.values():
+            here = layer.add_to(tally, here)
+        main = main or here
+    return main or size
 
 
 def place(root: nn.Module, name: str, module: nn.Module) -> None:
@@ -130,10 +150,10 @@ def place_paths(root: nn.Module, paths: tuple[Path, ...]) -> None:
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
 
-def activation(name: str) -> nn.Module:
-    """``relu``, ``silu`` or ``gelu``; in place where the module can be."""
+def activation(name: str, inplace: bool = True) -> nn.Module:
+    """``relu``, ``silu`` or ``gelu``; ``inplace`` where the module can."""
     module = _ACTIVATIONS[name]
-    return module() if module is nn.GELU else module(inplace=True)
+    return module() if module is nn.GELU else module(inplace=inplace)
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

@@ -19,8 +19,6 @@ from sartor.cost.counters import Convention, Size, Tally
 from sartor.models.init import initialise
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
     from sartor.core.cost import Cost
@@ -82,16 +80,14 @@ def as_spec(model: Any, **changes: Any) -> Any:
 
 def build(spec: NetworkSpec, *, device: str = "cpu", init: bool = True) -> Any:
     """The backbone of a spec on a device; ``init=False`` leaves weights unwritten for a checkpoint to fill."""
-    with torch.device("meta"):
+    with torch.device(device):
         network = spec.build()
-    if device == "meta":
-        return network
-    network = network.to_empty(device=device)
-    if init:
+    if init and device != "meta":
         initialise(network, spec.init, spec.fc_std)
         for module in network.modules():
-            if module is not network and hasattr(module, "initialise"):
-                module.initialise()
+            own: Any = getattr(module, "initialise", None)
+            if own is not None:
+                own()
     return network
 
 
@@ -104,26 +100,3 @@ def count(spec: NetworkSpec, inputs: Signature | None = None, convention: Conven
             raise SpecError("counting needs the height and width of the image")
         size = height, width
     return spec.tally(size, convention).cost()
-
-
-def create_model(
-    model: Any,
-    *,
-    num_classes: int | None = None,
-    in_channels: int | None = None,
-    weights: str | Path | None = None,
-    device: str = "cpu",
-) -> Any:
-    """A backbone by name (``list_models()``), spec or JSON form of a spec.
-
-    ``weights`` is a local ``.safetensors`` or ``.pth`` file, or a hub name such as
-    ``timm/resnext50_32x4d.a1h_in1k``. Where ``num_classes`` or ``in_channels`` differ from the checkpoint's,
-    the ends are adapted and a message says so. Raises SpecError or WeightsError.
-    """
-    changes = {"classes": num_classes, "channels": in_channels}
-    spec = as_spec(model, **{key: value for key, value in changes.items() if value is not None})
-    if weights is None:
-        return build(spec, device=device)
-    from sartor.weights.load import load_weights
-
-    return load_weights(build(spec, device=device, init=False), weights)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from sartor.models.network import count, create_model, spec_of
+from sartor.models.network import count, spec_of
 from sartor.weights import from_pretrained, load_weights, save_pretrained
+from sartor.weights.create import create_model
 from sartor.weights.load import adapt_channels
 
 TORCHVISION = {

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sartor.models.network import build, create_model, spec_of
+from sartor.models.network import build, spec_of
+from sartor.weights.create import create_model
 from sartor.weights.keymaps import find_map
 
 

@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from sartor.core.errors import WeightsError
-from sartor.models.network import build, create_model, list_models, spec_of
+from sartor.models.network import build, list_models, spec_of
+from sartor.weights.create import create_model
 from sartor.weights.load import adapt_channels, load_weights
 
 SMALL = "resnet20_cifar"

@@ -13,8 +13,8 @@ from huggingface_hub import constants
 from safetensors.torch import save
 
 from sartor.core.errors import WeightsError
-from sartor.models.network import create_model
 from sartor.weights import from_pretrained
+from sartor.weights.create import create_model
 from sartor.weights.locate import find_config, find_weights
 
 NAME = "timm/resnet20_cifar.test"

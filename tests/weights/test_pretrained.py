@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from sartor.core.errors import WeightsError
 from sartor.core.files import write_json
 from sartor.models.anynet import Stage
-from sartor.models.network import create_model, list_models, spec_of
+from sartor.models.network import list_models, spec_of
 from sartor.weights import from_pretrained, push_to_hub, save_pretrained
 from sartor.weights.config import name_of
+from sartor.weights.create import create_model
 
 NAME = "resnet20_cifar"
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

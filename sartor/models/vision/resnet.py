@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from sartor.core.errors import SpecError
 from sartor.core.spec import spec_kind
 from sartor.models.anynet import AnyNet, Block, Site, Stage, Stem
 from sartor.models.layers import Conv, Layer, Norm, Path
@@ -44,7 +45,13 @@ class BasicBlock(Block):
 
     kind: Basic
 
+    @property
+    def residual(self) -> bool:
+        """Whether there is a shortcut."""
+        return self.kind.shortcut != "none"
+
     def parts(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The shortcut and the branch."""
         branch = self.act(self.bn1(self.conv1(x)))
         return shortcut_of(self, self.kind.shortcut, x), self.bn2(self.conv2(branch))
 
@@ -52,13 +59,11 @@ class BasicBlock(Block):
 def shortcut_path(kind: Shortcut, site: Site) -> tuple[Path, ...]:
     """The layers of a shortcut.
 
-    A: subsample and pad with zero channels; B: 1x1 convolution and norm where the shape changes, else identity;
-    C: 1x1 convolution and norm everywhere; none: no shortcut at all.
+    A: subsample and append zero channels (or leave out the last); B: 1x1 convolution and norm where the shape
+    changes, else identity; C: 1x1 convolution and norm everywhere; none: no shortcut at all.
     """
     if kind == "C" or (kind == "B" and site.changes):
-        return (
-            Path({"downsample.0": Conv(site.w_in, site.w_out, 1, site.stride), "downsample.1": Norm(site.w_out)}),
-        )
+        return (Path({"downsample.0": Conv(site.w_in, site.w_out, 1, site.stride), "downsample.1": Norm(site.w_out)}),)
     return ()
 
 
@@ -73,7 +78,10 @@ def shortcut_of(block: Block, kind: Shortcut, x: Tensor) -> Tensor | None:
 
 
 def padded_identity(x: Tensor, site: Site) -> Tensor:
-    """The identity; where the shape changes, every ``stride``-th pixel with zero channels appended (option A)."""
+    """The identity; where the shape changes, every ``stride``-th pixel with zero channels appended (option A).
+
+    Where the block narrows, the last channels are left out.
+    """
     if not site.changes:
         return x
     x = x[:, :, :: site.stride, :: site.stride] if site.stride > 1 else x
@@ -112,7 +120,13 @@ class BottleneckBlock(Block):
 
     kind: Bottleneck
 
+    @property
+    def residual(self) -> bool:
+        """Whether there is a shortcut."""
+        return self.kind.shortcut != "none"
+
     def parts(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The shortcut and the branch."""
         branch = self.act(self.bn1(self.conv1(x)))
         branch = self.act(self.bn2(self.conv2(branch)))
         return shortcut_of(self, self.kind.shortcut, x), self.bn3(self.conv3(branch))
@@ -129,6 +143,12 @@ def resnet(depths: Sequence[int], bottleneck: bool, shortcut: Shortcut = "B") ->
 
 
 def resnet_cifar(depth: int, classes: int = 10, shortcut: Shortcut = "A") -> AnyNet:
-    """The CIFAR form of 6n+2 layers: 3x3 stem, three stages of n basic blocks, widths 16, 32 and 64 (section 4.2)."""
-    stages = tuple(Stage(Basic(shortcut), (depth - 2) // 6, 16 * 2**s, 1 if s == 0 else 2) for s in range(3))
+    """The CIFAR form of 6n+2 layers: 3x3 stem, three stages of n basic blocks, widths 16, 32 and 64 (section 4.2).
+
+    Raises SpecError for another depth.
+    """
+    count, rest = divmod(depth - 2, 6)
+    if count < 1 or rest:
+        raise SpecError(f"resnet_cifar: depth is 6n+2, not {depth}")
+    stages = tuple(Stage(Basic(shortcut), count, 16 * 2**s, 1 if s == 0 else 2) for s in range(3))
     return AnyNet(Stem(16), stages, classes=classes, size=(32, 32))

@@ -1,0 +1,28 @@
+"""Every named network against the laws of a backbone: in a thin form, and at full width with ``-m slow``."""
+
+import pytest
+import torch
+
+from sartor.models.network import count, list_models, spec_of
+from sartor.testing.backbones import check_backbone
+
+MEMORY = 150e6  # parameters; of larger networks only the counts are checked at full width, without weights
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_thin_networks(name, thin):
+    check_backbone(thin(spec_of(name)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+def test_full_networks(name, thin):
+    spec = spec_of(name)
+    if count(spec).value("params") > MEMORY:
+        pytest.skip("too large to hold; test_figures counts it without weights")
+    check_backbone(spec.replace(size=(32, 32)))
