@@ -31,6 +31,7 @@ FIELDS: Mapping[str, CostField] = {
     "latency": CostField("time", "ms", "measured", "time from a decoded example in memory to its answer"),
     "peak_memory": CostField("bytes", "B", "measured", "resident memory that opening and running the model adds"),
     "train_memory": CostField("bytes", "B", "measured", "resident memory that one training step adds"),
+    "step_seconds": CostField("time", "s", "measured", "time of one training step"),
     "train_seconds": CostField("time", "s", "measured", "time spent training this candidate"),
     "lineage_seconds": CostField("time", "s", "measured", "training time of this candidate and all its ancestors"),
 }

@@ -109,7 +109,7 @@ def fit_lines(networks: Sequence[Sequence[int]]) -> list[LineFit]:
 def _lines(depth: int) -> tuple[Floats, NDArray[np.float32]]:
     """The grid of (w0, wa, wm), shape (n, 3), and the log widths of its lines, shape (n, depth)."""
     grid = np.stack(np.meshgrid(_W0, _WA, _WM, indexing="ij"), axis=-1).reshape(-1, 3)
-    w0, wa, log_wm = grid[:, :1], grid[:, 1:2], np.log(grid[:, 2:])
-    level = np.round(np.log1p(wa / w0 * np.arange(depth)) / log_wm)
-    widths = np.maximum(1.0, np.round(w0 * np.exp(level * log_wm) / 8.0)) * 8.0
+    w0, wa, wm = grid[:, :1], grid[:, 1:2], grid[:, 2:]
+    level = np.round(np.log((w0 + wa * np.arange(depth)) / w0) * (1.0 / np.log(wm)))
+    widths = np.maximum(1.0, np.round(w0 * wm**level / 8.0)) * 8.0  # in the order of quantised_line: ties count
     return grid, np.log(widths).astype(np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sartor.core.cost import FIELDS
 from sartor.core.errors import SpecError, WeightsError
-from sartor.core.files import replacing, replacing_folder, size_of, write_atomic, write_json
+from sartor.core.files import replacing_folder, size_of, write_atomic, write_json
 from sartor.core.units import format_amount
 from sartor.models.network import build, count
 from sartor.weights.config import MALFORMED, config_of, read_config
@@ -77,11 +77,10 @@ def push_to_hub(network: Any, repo: str, *, private: bool | None = None, token: 
 
 def write_network(network: Any, folder: Path, source: str) -> None:
     """Write the files of a saved network into ``folder``; its card says to open ``source``."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save  # save_file would leave temporary files of its own when killed
 
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
-    with replacing(folder / WEIGHTS[0]) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+    write_atomic(folder / WEIGHTS[0], save(state, metadata={"format": "pt"}))
     config = config_of(network)
     write_json(folder / CONFIG, config)
     if not (folder / CARD).exists():

@@ -4,7 +4,7 @@ import torch
 from sartor.core import files
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="package")
 def quick_and_alone():
     """One thread; and no waiting for the disk, which only a power cut would show."""
     patch = pytest.MonkeyPatch()

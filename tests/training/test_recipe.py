@@ -149,7 +149,7 @@ def test_quick_suits_any_data(examples, size, flip):
 def test_quick_for_known_sets():
     assert quick(50_000, 32) == recipe("quick")
     digits = quick(1437, 8, flip=False)
-    assert (digits.batch, digits.full_lr(), digits.augment.crop) == (32, 0.05, "none")
+    assert (digits.batch, digits.full_lr(), digits.augment.crop) == (32, 0.075, "none")
     assert digits.augment == Augment(border="reflect", rotate=12.0, zoom=0.1, shift=0.1)
     assert quick(5000, 224).augment.crop == "resized"
 

@@ -1,0 +1,96 @@
+"""What a network costs to run on this machine before anybody has trained it: its engines, and a training step."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sartor.core.errors import SartorError
+from sartor.core.rng import generator
+from sartor.cost.meters import Reading, latency, train_memory
+from sartor.runtime.classifier import ImageClassifier
+from sartor.runtime.description import GRAPH, Description
+from sartor.runtime.engines import OPENERS, open_engine
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ENGINES = ("eager", "folded", "compiled", "onnx", "packed", "packed-bf16")
+
+
+def latency_table(
+    spec: Any, size: int, batch: int = 1, threads: int | None = None, engines: Sequence[str] = ENGINES
+) -> Mapping[str, Reading]:
+    """The latency of ``predict`` per image of ``size`` x ``size``, by engine, for random weights.
+
+    ``threads`` None is one for each core. An engine that cannot run here has its reason instead. ``packed-bf16``
+    is timed without a guard, which only a trained network can have. Raises SartorError for an unknown engine.
+    """
+    for name in engines:
+        OPENERS[name]
+    with tempfile.TemporaryDirectory(prefix="sartor-table-") as temporary:
+        folder = Path(temporary, "model")
+        save_random(spec, size, folder, graph="onnx" in engines)
+        openers = [partial(open_bare, folder, name) for name in engines]
+        raw = list(pictures(8, size, spec.channels))
+        readings = latency(openers, raw, batch=batch, threads=threads)
+    return dict(zip(engines, readings, strict=True))
+
+
+def training_memory(spec: Any, size: int, batch: int, threads: int | None = None) -> Reading:
+    """The peak memory of training a network by SGD with momentum in float32, images of ``size`` x ``size``."""
+    return train_memory(partial(training_step, spec, size, batch), threads=threads)
+
+
+def open_bare(folder: Path, engine: str) -> ImageClassifier:
+    """A saved classifier on an engine as it is: reduced precision without its guard."""
+    description = Description.read(folder).having(engine=engine)
+    return ImageClassifier(description, open_engine(engine, description, folder), folder)
+
+
+def training_step(spec: Any, size: int, batch: int) -> Callable[[], None]:
+    """A function that takes one training step on random images."""
+    import torch
+    from torch.nn import functional as F
+
+    from sartor.models.network import build
+
+    network = build(spec).train()
+    optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    images = torch.randn(batch, spec.channels, size, size)
+    labels = torch.randint(spec.classes, (batch,))
+
+    def step() -> None:
+        optimiser.zero_grad()
+        F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+    return step
+
+
+def save_random(spec: Any, size: int, folder: Path, graph: bool) -> None:
+    """Write a classifier with random weights to a folder, with its ONNX graph if wanted and possible."""
+    from sartor.data.preprocess import Preprocess
+    from sartor.models.network import build
+
+    preprocess = Preprocess(spec.channels, size)
+    names = [str(number) for number in range(spec.classes)]
+    classifier = ImageClassifier.of(build(spec).eval(), preprocess, names)
+    classifier.save(folder)
+    if graph:
+        from sartor.runtime.export import write_graph
+        from sartor.runtime.networks import backbone_of
+
+        with suppress(SartorError):  # without a graph the engine itself says what is missing
+            write_graph(backbone_of(classifier.description, folder), classifier.description, folder / GRAPH)
+
+
+def pictures(count: int, size: int, channels: int) -> NDArray[np.uint8]:
+    """Random uint8 pictures (count, size, size, 3), or (count, size, size) for one channel."""
+    shape = (count, size, size, 3) if channels == 3 else (count, size, size)
+    return generator("pictures", shape).integers(0, 256, shape).astype("uint8")
