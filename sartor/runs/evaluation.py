@@ -41,11 +41,11 @@ def evaluate(job: Job, task: Task, methods: Mapping[str, Method], progress: Call
     candidate, proposal = job.candidate, job.proposal
     workspace = job.run / WORK / candidate.id
     workspace.mkdir(parents=True, exist_ok=True)
-    parents: dict[str, Path] = {p.role: job.run / ARTIFACTS / p.id for p in proposal.parents}
+    parents, states = ({str(p.role): job.run / where / p.id for p in proposal.parents} for where in (ARTIFACTS, WORK))
     begun = time.monotonic()
     try:
         with replacing_folder(job.run / ARTIFACTS / candidate.id) as folder:
-            tools = Tools(parents, workspace, folder, job.deadline, progress)
+            tools = Tools(parents, states, workspace, folder, job.deadline, progress)
             servable, cost = methods[proposal.method].evaluate(proposal, task, tools)
             quality = None
             if servable is not None:
@@ -62,7 +62,10 @@ def evaluate(job: Job, task: Task, methods: Mapping[str, Method], progress: Call
         write_atomic(workspace / "traceback.txt", traceback.format_exc())
         return candidate.having(state="failed", why=f"{type(error).__name__}: {error}".splitlines()[0])
     spent = Cost({"train_seconds": Amount(time.monotonic() - begun, "s", "measured")})
-    return candidate.having(state="done", quality=quality, cost=candidate.cost | spent | cost, artifact=artifact)
+    why = "cut off at the deadline" if time.time() > job.deadline else ""
+    return candidate.having(
+        state="done", why=why, quality=quality, cost=candidate.cost | spent | cost, artifact=artifact
+    )
 
 
 def _describe(folder: Path, path: str) -> Artifact | None:

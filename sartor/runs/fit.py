@@ -1,0 +1,156 @@
+"""The main job: from data, a budget and a time to a front, its best member exported, and a run that resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from sartor.core.budget import Budget
+from sartor.core.candidate import Candidate
+from sartor.core.errors import ImpossibleBudget
+from sartor.core.protocols import Method
+from sartor.cost.meters import all_cores
+from sartor.runs.clock import Clock
+from sartor.runs.delivery import deliver
+from sartor.runs.executor import LocalExecutor
+from sartor.runs.listener import Listener
+from sartor.runs.measuring import measure, measured_quantities
+from sartor.runs.opening import open_task
+from sartor.runs.planning import make_plan, method_of
+from sartor.runs.run import Run
+from sartor.tasks.image_classification import ImageClassification
+
+RESERVE = 18.0  # seconds kept for measuring, export and judging when training must be cut off
+STOPPING = 10.0  # seconds workers get to write their checkpoints when the user interrupts
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asks of ``fit``: plain values, which tie a run directory to its command."""
+
+    data: str
+    budget: str
+    time: float
+    seed: int
+    families: tuple[str, ...]
+    strict: bool
+
+
+def run_fit(request: Request, folder: Path, listener: Listener) -> Run:
+    """Do the job in ``folder``, or go on with it there; returns the run, opened for reading.
+
+    Raises ImpossibleBudget naming the nearest possible, DataError for the data, RunError for the folder, and
+    KeyboardInterrupt after the workers have stopped in good order.
+    """
+    with Run(folder, write=True) as run:
+        run.bind(asdict(request))
+        if run.ledger.fact("finished") is None:
+            _Job(run, request, listener).work()
+    return Run(folder)
+
+
+class _Job:
+    """One process's part in a run."""
+
+    def __init__(self, run: Run, request: Request, listener: Listener) -> None:
+        self.run, self.ledger, self.request, self.listener = run, run.ledger, request, listener
+        self.budget = Budget.parse(request.budget)
+        self.clock = Clock(request.time, run.ledger.used())
+        listener.clock(self.clock)
+
+    def work(self) -> None:
+        """Open the data, plan, evaluate waves, deliver."""
+        self.stage("opening the data")
+        self.task = open_task(self.run, partial(self.opener(), progress=self.decoding))
+        self.stage("planning")
+        plan = self.plan()
+        method = method_of(plan)
+        with self.executor(method) as executor:
+            self.evaluate_waves(method, executor)
+        self.stage("measuring and exporting")
+        deliver(self.run, self.task, self.budget, self.clock)
+        self.ledger.event("finished", self.clock.used())
+        self.ledger.keep(finished=self.clock.used())
+
+    def stage(self, text: str) -> None:
+        self.ledger.event(text, self.clock.used())
+        self.listener.stage(text)
+
+    def opener(self) -> partial[ImageClassification]:
+        """What opens the data, here and in workers."""
+        request = self.request
+        return partial(ImageClassification.open, request.data, seed=request.seed, strict=request.strict)
+
+    def decoding(self, done: int, of: int) -> None:
+        self.listener.progress("data", done / max(1, of), "decoding images")
+
+    def plan(self) -> dict[str, object]:
+        """The plan, made once in a run."""
+        plan = self.ledger.fact("plan")
+        if plan is None:
+            request = self.request
+            plan = make_plan(self.task, self.budget, request.time, request.seed, request.families)
+            self.ledger.keep(plan=plan, dropped=plan["dropped"])
+        return plan  # type: ignore[no-any-return]
+
+    @contextmanager
+    def executor(self, method: Method) -> Iterator[LocalExecutor]:
+        """Workers that are ended with the job; an interrupt lets them write their checkpoints first."""
+        request = self.request
+        opener = partial(ImageClassification.open, request.data, seed=request.seed, strict=request.strict)
+        executor = LocalExecutor(
+            self.run.folder, opener, {method.name: method}, all_cores(), self.listener.progress
+        )  # fmt: skip
+        try:
+            yield executor
+        except KeyboardInterrupt:
+            executor.stop(STOPPING)
+            raise
+        finally:
+            executor.close()
+
+    def evaluate_waves(self, method: Method, executor: LocalExecutor) -> None:
+        """Evaluate what was asked for and not done yet, then ask for more, until there is no more or the time is up."""
+        while self.clock.left() > RESERVE:
+            seen = self.ledger.candidates()
+            waiting = [c for c in seen if c.state in ("waiting", "running")]
+            if not waiting:
+                self.measure_draws(seen)
+                proposals = method.propose(self.task, self.budget, self.ledger.candidates(), self.request.seed)
+                if not proposals:
+                    break
+                waiting = [Candidate.of(proposal) for proposal in proposals]
+                self.ledger.ask(waiting)
+            self.listener.wave(waiting)
+            executor.run(
+                [c.proposal for c in waiting], finished=self.record, deadline=self.clock.deadline(RESERVE)
+            )  # fmt: skip
+        self.check_possible()
+
+    def record(self, candidate: Candidate) -> None:
+        self.ledger.put(candidate, self.clock.used())
+        self.listener.ended(candidate)
+
+    def measure_draws(self, seen: Sequence[Candidate]) -> None:
+        """Measure drawn networks where the budget bounds what must be measured."""
+        wanted = measured_quantities(self.budget, ())
+        todo = [
+            c for c in seen
+            if c.proposal.kind == "estimate" and c.artifact and any(c.cost.get(quantity) is None for quantity in wanted)
+        ]  # fmt: skip
+        if wanted and todo:
+            self.stage(f"measuring {', '.join(map(str, wanted))} of drawn networks")
+            for c in measure(self.run.folder, todo, wanted, self.task):
+                self.ledger.put(c, self.clock.used())
+
+    def check_possible(self) -> None:
+        """Raise ImpossibleBudget if every drawn network was measured to be outside the budget."""
+        drawn = [c for c in self.ledger.candidates() if c.proposal.kind == "estimate" and c.artifact]
+        if drawn and all(self.budget.verdict(c.cost) == "out" for c in drawn):
+            near = min(drawn, key=lambda c: self.budget.distance(c.cost))
+            raise ImpossibleBudget(
+                f"no network here is within {self.budget}; the nearest found has {self.budget.describe(near.cost)}"
+            )
