@@ -37,7 +37,7 @@ bench: install
 	$(BIN)/python -m benchmarks
 
 docs: install
-	$(BIN)/python -m zensical build --strict
+	$(BIN)/python -m sphinx -W --keep-going -q docs site
 
 clean:
 	rm -rf $(VENV) site runs

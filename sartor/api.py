@@ -1,0 +1,106 @@
+"""What ``import sartor`` offers beside the words: the main job and its parts as functions."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from sartor.core.budget import Budget
+from sartor.core.cost import Cost
+from sartor.core.seams import Signature
+from sartor.core.spec import to_json
+from sartor.core.units import parse_duration
+from sartor.models.network import as_spec, count
+from sartor.report.card import write_model_card
+from sartor.report.page import write_report
+from sartor.runs.fit import Request, run_fit
+from sartor.runs.listener import Listener
+from sartor.runs.results import Result
+from sartor.runs.train import TrainRequest, run_train
+from sartor.search.spaces import check_families
+from sartor.training.recipe import Recipe
+from sartor.training.recipe import recipe as find_recipe
+
+RUNS = Path("runs")
+
+
+def fit(
+    data: str | PathLike[str],
+    *,
+    budget: Budget | str = "",
+    time: str | float = "10m",
+    out: str | PathLike[str] | None = None,
+    families: Sequence[str] = (),
+    seed: int = 0,
+    strict: bool = False,
+    listener: Listener | None = None,
+) -> Result:
+    """The best model for data within a budget and a time: the run, with its front and report.
+
+    ``data`` is a folder of class folders, a Parquet, Arrow or CSV file, IDX or CIFAR files, a hub data set or
+    ``digits``; ``budget`` such as ``latency<2ms, params<1M``; ``time`` seconds or ``"10m"``. The run directory
+    ``out`` (default ``runs/NAME``) resumes if it was cut off. Raises SartorError with one line for what is wrong.
+    """
+    name = fspath(data)
+    folder = Path(out) if out is not None else RUNS / run_name(name)
+    request = Request(
+        name, str(Budget.parse(budget)), parse_duration(time), seed, check_families(families), strict
+    )  # fmt: skip
+    run_fit(request, folder, listener or Listener()).close()
+    return _reported(folder)
+
+
+def train(
+    model: Any,
+    data: str | PathLike[str],
+    *,
+    recipe: str | Recipe = "quick",
+    epochs: float | None = None,
+    settings: Sequence[str] = (),
+    weights: str = "",
+    size: int = 0,
+    out: str | PathLike[str] | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    listener: Listener | None = None,
+) -> Result | None:
+    """Train a named network, spec or JSON form on data by a recipe: a run with one candidate.
+
+    ``settings`` such as ``lr=0.004`` change the recipe, ``weights`` is a checkpoint to start from. Under ``torchrun``
+    all processes call this and all but the first get None. Raises SartorError with one line for what is wrong.
+    """
+    chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    chosen.replace_from(settings)  # a wrong setting is said before data are read
+    fitted = None if recipe == "quick" else chosen.to_json()
+    name = fspath(data)
+    plain = model if isinstance(model, str | Mapping) else to_json(model)
+    label = model if isinstance(model, str) else as_spec(model).kind
+    folder = Path(out) if out is not None else RUNS / f"{label}-{run_name(name)}"
+    as_spec(plain)  # likewise a wrong name
+    request = TrainRequest(name, plain, fitted, tuple(settings), epochs or 0.0, weights, size, seed, strict)
+    run_train(request, folder, listener or Listener())
+    if int(os.environ.get("RANK", "0")):
+        return None
+    return _reported(folder)
+
+
+def _reported(folder: Path) -> Result:
+    write_model_card(folder)
+    write_report(folder)
+    return Result(folder)
+
+
+def cost_of(model: Any, size: tuple[int, int, int] | None = None) -> Cost:
+    """Counted cost of a named network, spec or JSON form for one image (channels, height, width)."""
+    spec = as_spec(model, **({"channels": size[0]} if size else {}))
+    return count(spec, Signature.image(*size) if size else None)
+
+
+def run_name(data: str) -> str:
+    """The default name of a run on some data: its last path component, without what a file name should not have."""
+    stem = re.sub(r"[^\w.-]+", "-", Path(data).name or "data").strip("-.")
+    return stem or "data"

@@ -1,0 +1,49 @@
+"""The command ``sartor``: a table of commands, each in a module that is imported when it is used."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+from cyclopts import App, CycloptsError
+
+from sartor.core.errors import SartorError
+
+COMMANDS = {
+    "fit": "Find the best model for data within a budget and a time.",
+    "train": "Train one network on data by a recipe.",
+    "predict": "Classify pictures with a run's best model.",
+    "front": "Show a run's candidates on the front of quality against cost.",
+    "export": "Write a candidate of a run to a folder, ready to serve.",
+    "report": "Write a run's report anew.",
+    "cost": "Count, and if wanted measure, what a network costs.",
+    "models": "List the named networks.",
+    "recipes": "List the training recipes, or show one.",
+    "space": "Sample a design space and study its networks.",
+    "reproduce": "Repeat what a paper's card reports.",
+}
+
+
+def make_app() -> App:
+    """The command line, with no command's module imported yet."""
+    app = App(
+        "sartor", help="State your data and your budget; get the best model that fits.", version=version("sartor"),
+        help_format="plaintext", result_action="return_value",
+    )  # fmt: skip
+    for name, text in COMMANDS.items():
+        app.command(f"sartor.cli.{name}:{name}", name=name, help=text)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; what a user can cause ends with one line on standard error and exit code 2."""
+    try:
+        make_app()(sys.argv[1:] if arguments is None else arguments, print_error=False, exit_on_error=False)
+    except (SartorError, CycloptsError) as error:
+        print(f"sartor: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        raise SystemExit(0) from None

@@ -1,0 +1,58 @@
+"""``sartor train``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def train(
+    model: str,
+    data: str,
+    /,
+    *,
+    recipe: str = "quick",
+    epochs: float | None = None,
+    settings: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    weights: str = "",
+    size: int = 0,
+    out: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """Train one network on DATA by a recipe; after a kill the same command goes on where it was.
+
+    Parameters
+    ----------
+    model
+        A named network (`sartor models`) or a JSON file that holds a spec.
+    data
+        As for `sartor fit`.
+    recipe
+        A named recipe (`sartor recipes`) or a TOML file.
+    epochs
+        How many epochs (default: the recipe's).
+    settings
+        Other values for the recipe, each as name=value: --set lr=0.004 --set augment.mixup=0.1.
+    weights
+        A checkpoint to start from: a file, or a hub name such as timm/resnet50.a1_in1k.
+    size
+        Side of the images in pixels (default: what suits the data).
+    out
+        The run directory (default: runs/MODEL-DATA).
+    seed
+        The seed of all random choices.
+    """
+    from sartor.api import train as run
+    from sartor.cli.live import LiveDisplay
+    from sartor.cli.specs import name_or_spec
+
+    with LiveDisplay(sys.stderr) as display:
+        result = run(
+            name_or_spec(model), data, recipe=recipe, epochs=epochs, settings=settings or (), weights=weights,
+            size=size, out=out, seed=seed, listener=display,
+        )  # fmt: skip
+    if result is not None:
+        display.summarise(result)
