@@ -66,14 +66,21 @@ def plot_edf(analysis: Analysis) -> Figure:
 
 
 def plot_values(analysis: Analysis, metrics: Sequence[str]) -> Figure:
-    """Errors against metrics, a row per metric and a column per population, with the bootstrap's best range."""
+    """Errors against metrics with the bootstrap's best range: a row per metric and a column per population.
+
+    Of a single population the metrics stand side by side, three in a row.
+    """
     names = list(analysis.populations)
-    with panels(len(metrics), len(names), (3.1, 2.3), sharey=True, sharex="row") as (figure, axes):
-        for row, metric in zip(axes, metrics, strict=True):
+    columns = len(names) if len(names) > 1 else min(3, len(metrics))
+    rows = -(-len(metrics) * len(names) // columns)
+    with panels(rows, columns, (3.1, 2.3), sharey=True, sharex="row" if len(names) > 1 else False) as (figure, axes):
+        flat = iter([ax for row in axes for ax in row])
+        for metric in metrics:
             log = _spans([analysis.values(metric, name)[0] for name in names])
-            for ax, name, colour in zip(row, names, _colours(len(names)), strict=True):
+            for name, colour in zip(names, _colours(len(names)), strict=True):
                 x, errors = analysis.values(metric, name)
                 low, median, high = analysis.spreads[metric][name].band
+                ax = next(flat)
                 ax.axvspan(low, high, color=_BAND, alpha=0.12, lw=0)
                 ax.axvline(median, color=_INK, lw=1.2)
                 ax.scatter(x, errors, s=14, color=colour, alpha=0.75, lw=0)
@@ -82,6 +89,9 @@ def plot_values(analysis: Analysis, metrics: Sequence[str]) -> Figure:
                 ax.set_xlabel(_label(metric))
                 _scale(ax, "x", log)
                 ax.yaxis.set_major_formatter(lambda e, _: f"{100 * e:g}%")
+        for ax in flat:
+            ax.set_visible(False)
+        for row in axes:
             row[0].set_ylabel("error")
         if len(names) > 1:
             for ax, name in zip(axes[0], names, strict=True):

@@ -113,10 +113,17 @@ def setup(sweep: Sweep, folder: Path, pool: Executor | None = None) -> list[Conf
     return configs
 
 
-def launch(sweep: Sweep, folder: Path, evaluate: Evaluator, pool: Executor | None = None) -> None:
+def launch(
+    sweep: Sweep,
+    folder: Path,
+    evaluate: Evaluator,
+    pool: Executor | None = None,
+    ended: Callable[[Mapping[str, Any]], None] | None = None,
+) -> None:
     """Evaluate every configuration that has no record yet, or a failed one; each record appears whole.
 
-    An evaluation that raises is tried ``retries`` more times, then recorded as failed. Raises RunError before setup.
+    An evaluation that raises is tried ``retries`` more times, then recorded as failed. ``ended`` is called with every
+    record once it is written. Raises RunError before setup.
     """
     path = folder / "configs.jsonl"
     if not path.exists():
@@ -130,6 +137,8 @@ def launch(sweep: Sweep, folder: Path, evaluate: Evaluator, pool: Executor | Non
         results = (future.result() for future in as_completed([pool.submit(_evaluated, job) for job in jobs]))
     for record in results:
         write_json(folder / "records" / f"{record['index']:06}.json", record)
+        if ended is not None:
+            ended(record)
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
@@ -139,11 +148,11 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _evaluated(job: tuple[Sweep, int, Config, Evaluator]) -> dict[str, Any]:
-    sweep, index, config, evaluate = job
+def described(sweep: Sweep, index: int, config: Config) -> dict[str, Any]:
+    """What a record says before its evaluation: the configuration, its counted cost and the shape of its network."""
     spec = sweep.space.spec(config)
     cost = sweep.space.counter(spec)
-    record = {
+    return {
         "index": index,
         "config": dict(config),
         "complexity": {name: cost.value(name) for name in ("macs", "params", "activations")},
@@ -153,6 +162,11 @@ def _evaluated(job: tuple[Sweep, int, Config, Evaluator]) -> dict[str, Any]:
             "total_depth": sum(stage.depth for stage in spec.stages),
         },
     }
+
+
+def _evaluated(job: tuple[Sweep, int, Config, Evaluator]) -> dict[str, Any]:
+    sweep, index, config, evaluate = job
+    record, spec = described(sweep, index, config), sweep.space.spec(config)
     settings = {**sweep.settings, **{g.name: config[g.name] for g in sweep.genes}}
     for attempt in range(sweep.retries + 1):
         try:

@@ -52,9 +52,17 @@ _SETTINGS: Mapping[str, str | None] = {
 class SmallTask(Protocol):
     """What a short training needs of a task; image classification has it."""
 
-    preprocess: Preprocess
-    classes: tuple[str, ...]
-    fingerprint: str
+    @property
+    def preprocess(self) -> Preprocess:
+        """How its images become what a network takes."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, by index."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal data and splits."""
 
     def split(self, name: str) -> Any:
         """A split with ``batch(indices)``, ``labels`` and a length."""
