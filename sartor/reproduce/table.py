@@ -1,0 +1,16 @@
+"""The reproductions by name."""
+
+from __future__ import annotations
+
+from sartor.core.registry import Table
+from sartor.reproduce.reproduction import Reproduction
+
+REPRODUCTIONS: Table[Reproduction] = Table(
+    "reproduction",
+    {
+        "resnext": "sartor.reproduce.resnext:REPRODUCTION",
+        "wide-resnet": "sartor.reproduce.wide_resnet:REPRODUCTION",
+        "preact-resnet": "sartor.reproduce.preact_resnet:REPRODUCTION",
+        "regnet": "sartor.reproduce.regnet:REPRODUCTION",
+    },
+)

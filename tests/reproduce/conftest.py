@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+import torch
+
+from sartor.core import files
+from sartor.reproduce.reproduction import Conditions
+
+TRAIN, TEST = 16, 8  # of each class: what quick runs need
+
+
+@pytest.fixture(autouse=True, scope="package")
+def quick_and_alone():
+    """One thread; and no waiting for the disk, which only a power cut would show."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(files, "_sync", lambda path: None)
+    torch.set_num_threads(1)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="package")
+def made_up_cifar(tmp_path_factory):
+    """CIFAR-10's binary layout with noise around a colour for each class."""
+    root = tmp_path_factory.mktemp("data")
+    folder = root / "images" / "cifar10"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    colours = rng.integers(40, 216, (10, 3, 1))
+    for name, count in (("data_batch_1.bin", TRAIN), ("test_batch.bin", TEST)):
+        labels = np.repeat(np.arange(10), count)
+        rng.shuffle(labels)
+        pixels = np.clip(colours[labels] + rng.normal(0, 30, (len(labels), 3, 1024)), 0, 255).astype(np.uint8)
+        records = np.concatenate([labels[:, None].astype(np.uint8), pixels.reshape(len(labels), -1)], axis=1)
+        (folder / name).write_bytes(records.tobytes())
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SARTOR_DATA", str(root))
+    yield root
+    patch.undo()
+
+
+@pytest.fixture
+def conditions(tmp_path):
+    return Conditions(tmp_path, quick=True)
