@@ -19,7 +19,9 @@ def main() -> None:
     for name in options.names:
         if name not in BENCHES:
             parser.error(f"no bench is called {name!r}: use {', '.join(BENCHES)}")
-    threads = options.threads or len(os.sched_getaffinity(0))
+    from sartor.core.machine import cores
+
+    threads = options.threads or cores()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch and onnxruntime are imported, here and in children
 
     import torch

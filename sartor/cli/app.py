@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from sartor.core.errors import SartorError
 
@@ -24,21 +24,24 @@ COMMANDS = {
 }
 
 
-def make_app() -> App:
-    """The command line, with no command's module imported yet."""
+def make_app(asked: str = "") -> App:
+    """The command line; the module of the command ``asked`` is imported when it is used, no other at all."""
     app = App(
         "sartor", help="State your data and your budget; get the best model that fits.", version=version("sartor"),
         help_format="plaintext", result_action="return_value",
+        default_parameter=Parameter(negative=(), show_default=False),
     )  # fmt: skip
     for name, text in COMMANDS.items():
-        app.command(f"sartor.cli.{name}:{name}", name=name, help=text)
+        own = {} if name == asked else {"help": text}  # the command asked for says all that its docstring says
+        app.command(f"sartor.cli.{name}:{name}", name=name, **own)
     return app
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; what a user can cause ends with one line on standard error and exit code 2."""
     try:
-        make_app()(sys.argv[1:] if arguments is None else arguments, print_error=False, exit_on_error=False)
+        words = sys.argv[1:] if arguments is None else arguments
+        make_app(words[0] if words else "")(words, print_error=False, exit_on_error=False)
     except (SartorError, CycloptsError) as error:
         print(f"sartor: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from json import dumps
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from sartor.cli.specs import name_or_spec
 from sartor.core.cost import FIELDS, Quantity
 from sartor.core.errors import SpecError
+from sartor.core.machine import cores, machine
 from sartor.core.seams import Signature
 from sartor.core.units import format_amount
+
+if TYPE_CHECKING:
+    from sartor.cost.meters import Reading
 
 
 def cost(
@@ -33,11 +37,11 @@ def cost(
     input
         Channels, height and width, such as 3,224,224 (default: what the network is meant for).
     measure
-        Also measure latency on every engine that runs here, and memory, with random weights.
+        Also measure, with random weights, latency on every engine that runs here and memory of serving and training.
     batch
         The batch sizes to measure at (default: 1 and 16).
     threads
-        How many threads the measured engines get (default: all cores).
+        How many threads are used in measuring (default: first one, then one for each core).
     json
         Write JSON.
     """
@@ -50,18 +54,21 @@ def cost(
     counted = count(spec, signature)
     measured = _measured(spec, height, batch or [1, 16], threads) if measure else []
     if json:
-        rows = [{"engine": engine, "batch": size, **values} for engine, size, values in measured]
-        print(dumps({"input": [channels, height, width], "counted": counted.to_json(), "measured": rows}, indent=2))
+        found = {"input": [channels, height, width], "counted": counted.to_json(), "measured": measured}
+        print(dumps(found, indent=2))
         return
     print(f"{'input':<12} {channels} × {height} × {width}")
     for name, amount in counted.amounts.items():
         short = format_amount(amount.value, FIELDS[name])
         print(f"{name:<12} {short:<8} {amount.value:,.0f}  {FIELDS[name].meaning}")
-    for engine, size, values in measured:
-        if "why" in values:
-            print(f"{engine:<12} not measured: {values['why']}")
+    for row in measured:
+        how = f"{row['what']}, batch {row['batch']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+        if "why" in row:
+            print(f"{row['engine']:<12} {how}: not measured, {row['why']}")
         else:
-            print(f"{engine:<12} {values['latency']:<8} latency per image, batch {size}; {values['on']}")
+            print(f"{row['engine']:<12} {format_amount(row['value'], Quantity.parse(row['quantity']).kind):<8} {how}")
+    if measured:
+        print(f"{'measured on':<12} {machine()}")
 
 
 def _signature(text: str) -> Signature:
@@ -71,17 +78,26 @@ def _signature(text: str) -> Signature:
     return Signature.image(*map(int, parts))
 
 
-def _measured(spec: Any, size: int, batches: list[int], threads: int | None) -> list[tuple[str, int, dict[str, str]]]:
-    """Engine, batch size, and latency or why there is none."""
-    from sartor.runtime.latency_table import latency_table
+def _measured(spec: Any, size: int, batches: list[int], threads: int | None) -> list[dict[str, Any]]:
+    """Rows of engine, what, batch, threads, and quantity with value (ms or bytes) and spread, or why there is none."""
+    from sartor.runtime.latency_table import latency_table, serving_memory, training_memory
 
     rows = []
+    for count in [threads] if threads else sorted({1, cores()}):
+        for batch in batches:
+            for engine, reading in latency_table(spec, size, batch, count).items():
+                what = "latency per image", Quantity("latency", "", batch)
+                rows.append(_row(engine, *what, batch, count, reading))
+    count = threads or cores()
     for batch in batches:
-        for engine, reading in latency_table(spec, size, batch, threads).items():
-            quantity = Quantity("latency", "", batch)
-            amount = reading.cost.get(quantity)
-            if amount is None:
-                rows.append((engine, batch, {"why": reading.why}))
-            else:
-                rows.append((engine, batch, {"latency": format_amount(amount.value, quantity.kind), "on": amount.on}))
+        reading = serving_memory(spec, size, batch, count)
+        rows.append(_row("eager", "memory of serving", Quantity("peak_memory", "", batch), batch, count, reading))
+        reading = training_memory(spec, size, batch, count)
+        rows.append(_row("training", "memory of a training step", Quantity("train_memory"), batch, count, reading))
     return rows
+
+
+def _row(engine: str, what: str, quantity: Quantity, batch: int, threads: int, reading: Reading) -> dict[str, Any]:
+    amount = reading.cost.get(quantity)
+    found = {"why": reading.why} if amount is None else {"value": amount.value, "spread": amount.spread}
+    return {"engine": engine, "what": what, "quantity": str(quantity), "batch": batch, "threads": threads, **found}

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 def models(pattern: str = "*", /) -> None:
-    """List the named networks that match a shell pattern such as "regnet*"."""
+    """List the named networks.
+
+    Parameters
+    ----------
+    pattern
+        Only those that match this shell pattern, such as "regnet*".
+    """
     from sartor.core.errors import SpecError, unknown
     from sartor.models.network import list_models
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 
 def recipes(name: str | None = None, /) -> None:
-    """List the training recipes, or show NAME with its values."""
-    from json import dumps
+    """List the training recipes, or show one: its source, what it gave, and its values.
 
-    from sartor.training.recipe import list_recipes, recipe
+    Parameters
+    ----------
+    name
+        The recipe to show.
+    """
+    from sartor.training.recipe import list_recipes, recipe_text
 
-    print(dumps(recipe(name).to_json(), indent=2) if name else "\n".join(list_recipes()))
+    print(recipe_text(name).rstrip() if name else "\n".join(list_recipes()))

@@ -6,7 +6,13 @@ from pathlib import Path
 
 
 def report(run: Path, /) -> None:
-    """Write a run's report anew, of an unfinished run too, and say where it is."""
+    """Write a run's report anew, of an unfinished run too, and say where it is.
+
+    Parameters
+    ----------
+    run
+        A run directory.
+    """
     from sartor.report.page import write_report
 
     print(write_report(run))

@@ -50,7 +50,7 @@ def reproduce(
     from rich.console import Console
 
     from sartor.core.errors import SartorError
-    from sartor.data.decoding import cores
+    from sartor.core.machine import cores
     from sartor.reproduce.reproduction import Conditions, fill_card
     from sartor.reproduce.reproduction import reproduce as run
     from sartor.reproduce.table import REPRODUCTIONS

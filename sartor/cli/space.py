@@ -206,7 +206,7 @@ def _train(sweep: Sweep, folder: Path, evaluate: TrainedError, console: Console)
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from sartor.core.files import write_json
-    from sartor.data.decoding import cores
+    from sartor.core.machine import cores
     from sartor.search.design_space_sweep import launch
     from sartor.search.design_space_training import opened, training_workers
 

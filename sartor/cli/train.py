@@ -21,6 +21,7 @@ def train(
     size: int = 0,
     out: Path | None = None,
     seed: int = 0,
+    strict: bool = False,
 ) -> None:
     """Train one network on DATA by a recipe; after a kill the same command goes on where it was.
 
@@ -44,6 +45,8 @@ def train(
         The run directory (default: runs/MODEL-DATA).
     seed
         The seed of all random choices.
+    strict
+        Stop at the first unreadable image instead of skipping it.
     """
     from sartor.api import train as run
     from sartor.cli.live import LiveDisplay
@@ -52,7 +55,7 @@ def train(
     with LiveDisplay(sys.stderr) as display:
         result = run(
             name_or_spec(model), data, recipe=recipe, epochs=epochs, settings=settings or (), weights=weights,
-            size=size, out=out, seed=seed, listener=display,
+            size=size, out=out, seed=seed, strict=strict, listener=display,
         )  # fmt: skip
     if result is not None:
         display.summarise(result)

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from sartor.core.cost import FIELDS, Cost, Quantity
-from sartor.core.errors import BudgetError
+from sartor.core.cost import ALIASES, BATCHED, BOUNDABLE, FIELDS, Cost, Quantity
+from sartor.core.errors import BudgetError, unknown
 from sartor.core.units import format_amount, parse_amount
 
 Verdict = Literal["in", "out", "unknown"]
@@ -31,6 +31,10 @@ class Bound:
         if match[2] not in ("<", "<=", "≤"):
             raise BudgetError(f"budget {text.strip()!r}: only upper bounds are taken; write {match[1]}<{match[3]}")
         quantity = Quantity.parse(match[1])
+        if quantity.field not in BOUNDABLE:
+            raise BudgetError(unknown("budget field", quantity.field, [*BOUNDABLE, *ALIASES]))
+        if quantity.batch != 1 and quantity.field not in BATCHED:
+            raise BudgetError(f"budget {text.strip()!r}: {quantity.field} is the same at any batch; leave out @")
         limit = parse_amount(match[3], quantity.kind, where=f"budget {match[1]}")
         if limit <= 0:
             raise BudgetError(f"budget {text.strip()!r}: the limit must be more than zero")

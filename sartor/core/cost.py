@@ -35,6 +35,8 @@ FIELDS: Mapping[str, CostField] = {
     "train_seconds": CostField("time", "s", "measured", "time spent training this candidate"),
     "lineage_seconds": CostField("time", "s", "measured", "training time of this candidate and all its ancestors"),
 }
+BOUNDABLE = ("params", "macs", "activations", "traffic", "storage", "latency", "peak_memory")  # by a budget
+BATCHED = ("latency", "peak_memory")  # what differs with the batch size
 ALIASES: Mapping[str, str] = {"memory": "peak_memory"}
 STATISTICS = ("p95",)  # the median is what an unqualified field means
 

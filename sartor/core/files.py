@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,14 +92,12 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
-def remember(path: Path, make: Callable[[], Any]) -> Any:
-    """The JSON value stored at ``path``; made, stored and returned if it is not there or not readable."""
+def recall(path: Path) -> Any:
+    """The JSON value stored at ``path``; None if it is not there or not readable."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
-        value = make()
-        write_json(path, value)
-        return value
+        return None
 
 
 def _sync(path: Path) -> None:

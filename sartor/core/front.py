@@ -64,8 +64,9 @@ class Front:
         inside = [c for c in self.members if limits.verdict(c.cost) == "in"]
         if not inside:
             near = self.nearest(limits)
-            what = f"; the nearest has {limits.describe(near.cost)}" if near else "; no candidate was measured"
-            raise ImpossibleBudget(f"no candidate is within {limits}{what}")
+            if near is None:
+                raise ImpossibleBudget("no candidate was measured, so the front is empty")
+            raise ImpossibleBudget(f"no candidate is within {limits}; the nearest has {limits.describe(near.cost)}")
         return min(inside, key=self._rank)
 
     def nearest(self, budget: Budget | str) -> Candidate | None:

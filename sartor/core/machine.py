@@ -9,6 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @lru_cache(maxsize=1)
 def machine() -> str:
     """Processor, cores this process may use, and PyTorch: ``AMD EPYC 9R14, 2 cores, torch 2.13.0``."""
@@ -16,8 +21,8 @@ def machine() -> str:
         torch = f", torch {version('torch').partition('+')[0]}"
     except PackageNotFoundError:
         torch = ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{_processor()}, {cores} core{'s' if cores > 1 else ''}{torch}"
+    count = cores()
+    return f"{_processor()}, {count} core{'s' if count > 1 else ''}{torch}"
 
 
 def _processor() -> str:

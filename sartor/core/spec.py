@@ -14,11 +14,13 @@ import typing
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from sartor.core.errors import SpecError, unknown
 
 Json = dict[str, Any]
+PLUGINS = "sartor.kinds"  # entry points of other packages: a kind = the module that defines it
 _KINDS: dict[str, type[Any]] = {}
 _WHERE: dict[str, str] = {}  # kind -> module that defines it, for kinds not imported yet
 S = TypeVar("S", bound=type)
@@ -106,6 +108,9 @@ def _plain(value: Any) -> Any:
 def _lookup(kind: str) -> type[Any]:
     if kind not in _KINDS and kind in _WHERE:
         import_module(_WHERE[kind])
+    elif kind not in _KINDS:
+        for entry in entry_points(group=PLUGINS, name=kind):
+            entry.load()
     if kind not in _KINDS:
         raise SpecError(unknown("spec kind", kind, {*_KINDS, *_WHERE}))
     return _KINDS[kind]

@@ -6,7 +6,6 @@ A servable is given as an opener: a picklable function of no arguments that retu
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sartor.core.cost import Amount, Cost, Quantity
-from sartor.core.machine import machine
+from sartor.core.machine import cores, machine
 from sartor.cost import probes
 from sartor.cost.child import MeterError, in_child
 
@@ -55,7 +54,7 @@ def latency(
     If that process fails, each is tried in one of its own. Opening them all must be done before ``timeout`` seconds
     less the timing. The upper end of an amount is where ``interval`` puts it.
     """
-    threads = threads or all_cores()
+    threads = threads or cores()
     limit = timeout + 2 * seconds * len(openers)
     try:
         found = in_child(probes.time_predict, openers, raw, batch, seconds, threads=threads, timeout=limit)
@@ -101,14 +100,9 @@ def storage(folder: str | Path, files: Sequence[str]) -> Reading:
     return Reading(Cost({"storage": Amount(total, "B", "measured", "files that serving reads")}))
 
 
-def all_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def on_machine(threads: int | None = None) -> str:
     """What an amount is measured on: the machine, and how many threads were used (None: one for each core)."""
-    threads = threads or all_cores()
+    threads = threads or cores()
     return f"{machine()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
@@ -138,7 +132,7 @@ def _latency(result: Mapping[str, Any], batch: int, threads: int) -> Reading:
 def _memory(
     name: str, share: float, batch: int, threads: int | None, timeout: float, probe: Callable[..., int], *given: Any
 ) -> Reading:
-    threads = threads or all_cores()
+    threads = threads or cores()
     try:
         value = in_child(probe, *given, threads=threads, timeout=timeout)
     except MeterError as error:

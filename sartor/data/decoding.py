@@ -21,6 +21,7 @@ import numpy as np
 from PIL.Image import Image
 
 from sartor.core.errors import DataError
+from sartor.core.machine import cores
 from sartor.data.arrays import ArrayReader
 from sartor.data.decode import decode, quiet
 from sartor.data.preprocess import Preprocess
@@ -95,11 +96,6 @@ def is_grey(picture: Image) -> bool:
         return True
     pixels = np.asarray(picture)
     return bool((pixels[..., :1] == pixels[..., 1:]).all())
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def decode_all(reader: Reader, work: Pass, seconds: float, progress: Progress | None) -> Bad:

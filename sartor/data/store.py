@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sartor.core.errors import DataError
-from sartor.data.decoding import cores
+from sartor.core.machine import cores
 from sartor.data.preprocess import Preprocess
 from sartor.data.source import BadImage, Indices, Pixels, Reader
 

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import sartor.models  # noqa: F401  says where the specs of networks are defined
 from sartor.core.budget import Budget
 from sartor.core.candidate import Candidate, Metric
 from sartor.core.cost import Amount, Cost, Quantity

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sartor.core.budget import Bound
 from sartor.core.candidate import Candidate
 from sartor.core.cost import Amount
+from sartor.core.spec import Json
 from sartor.core.units import format_duration
 from sartor.report.findings import BEST, Findings
 from sartor.report.text import GAP, SPLITS, amount_text, interval_text, label, quality_text, shown
@@ -32,12 +33,12 @@ def verdict(findings: Findings) -> str:
     if findings.winner:
         inside = findings.budget.verdict(findings.winner_cost) if findings.budget.bounds else "free"
         held = {
-            "in": f"is inside {asked}, measured again after export",
-            "out": f"is outside {asked}: measured again after export, it needs more",
-            "unknown": f"was not measured against all of {asked}",
-            "free": "had no budget to keep",
+            "in": f" and is inside {asked}, measured again after export",
+            "out": f" and is outside {asked}: measured again after export, it needs more",
+            "unknown": f" and was not measured against all of {asked}",
+            "free": "",
         }[inside]
-        return f"The chosen model {_judged(findings)} and {held}."
+        return f"The {'trained' if 'model' in findings.run else 'chosen'} model {_judged(findings)}{held}."
     if findings.facts["finished"] is None:
         done = sum(c.state == "done" for c in findings.candidates)
         so_far = f"{done} of {len(findings.candidates)} candidates so far"
@@ -91,18 +92,38 @@ def predict_line(findings: Findings) -> str:
 def command(findings: Findings, data: str | None = None) -> str:
     """The command that began the run, ready for a shell; ``data`` stands for where the data were."""
     run = findings.run
-    words = ["sartor", "fit", data or str(run.get("data", "DATA"))]
-    if findings.budget.bounds:
-        words += ["--budget", str(findings.budget)]
-    if run.get("time") is not None:
-        words += ["--time", f"{run['time']:g}s"]
+    where = data or str(run.get("data", "DATA"))
+    words = _train_words(run, where) if "model" in run else _fit_words(run, where)
     words += ["--out", findings.folder.resolve().name]
-    if run.get("families"):
-        names = run["families"]
-        words += ["--families", names if isinstance(names, str) else ",".join(map(str, names))]
     if run.get("seed") is not None:
         words += ["--seed", str(run["seed"])]
     return shlex.join(words) + (" --strict" if run.get("strict") else "")
+
+
+def _fit_words(run: Json, data: str) -> list[str]:
+    words = ["sartor", "fit", data]
+    if run.get("budget"):
+        words += ["--budget", str(run["budget"])]
+    if run.get("time") is not None:
+        words += ["--time", f"{run['time']:g}s"]
+    if run.get("families"):
+        words += ["--families", *map(str, run["families"])]
+    return words
+
+
+def _train_words(run: Json, data: str) -> list[str]:
+    model, recipe = run["model"], run.get("recipe")
+    words = ["sartor", "train", model if isinstance(model, str) else f"{BEST}/config.json", data]
+    if recipe:
+        words += ["--recipe", str(recipe.get("name", "custom"))]
+    if run.get("epochs"):
+        words += ["--epochs", f"{run['epochs']:g}"]
+    for setting in run.get("settings", ()):
+        words += ["--set", str(setting)]
+    for name in ("weights", "size"):
+        if run.get(name):
+            words += [f"--{name}", str(run[name])]
+    return words
 
 
 def _judged(findings: Findings) -> str:

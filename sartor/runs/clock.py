@@ -14,6 +14,10 @@ class Clock:
     before: float = 0.0
     begun: float = field(default_factory=time.monotonic)
 
+    def restart(self) -> None:
+        """Charge nothing of what this process has used so far."""
+        self.begun = time.monotonic()
+
     def used(self) -> float:
         """Seconds used so far."""
         return self.before + time.monotonic() - self.begun

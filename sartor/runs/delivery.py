@@ -21,7 +21,7 @@ from sartor.runtime.classifier import ImageClassifier
 from sartor.runtime.description import Description
 
 BEST, JUDGED, WORST = "best", "judged.json", "worst"
-MOST_MEASURED = 6  # members of the counted front that are measured
+MOST_MEASURED = 4  # members of the counted front that are measured
 _WORST_SHOWN = 12
 _COUNTED = ("params", "macs")
 
@@ -47,9 +47,9 @@ def deliver(run: Run, task: Any, budget: Budget, clock: Clock) -> Candidate:
         run.ledger.event(
             f"{best.id} measured again was outside the budget: {budget.describe(again.cost)}", clock.used()
         )
-    folder = run.folder / BEST
-    with replacing_folder(folder) as new:
-        shutil.copytree(served(run.folder, best, task), new, dirs_exist_ok=True)
+    (source,) = served(run.folder, [best], task)
+    with replacing_folder(run.folder / BEST) as new:
+        shutil.copytree(source, new, dirs_exist_ok=True)
     run.ledger.keep(winner=_judge(run, again, task))
     return again
 

@@ -67,11 +67,6 @@ class LocalExecutor:
                 finished(candidate)
         return [ended[id] for p in proposals if (id := Candidate.of(p).id) in ended]
 
-    def warm(self, count: int) -> None:
-        """Start workers now, so that they import and open the data while the driver does other things."""
-        while len(self._workers) < min(count, self.slots):
-            self._workers.append(self._spawn())
-
     def close(self) -> None:
         """End the workers; what they have checkpointed stays."""
         for worker in self._workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,18 +13,19 @@ from sartor.core.budget import Budget
 from sartor.core.candidate import Candidate
 from sartor.core.errors import ImpossibleBudget
 from sartor.core.protocols import Method
-from sartor.cost.meters import all_cores
 from sartor.runs.clock import Clock
 from sartor.runs.delivery import deliver
 from sartor.runs.executor import LocalExecutor
 from sartor.runs.listener import Listener
 from sartor.runs.measuring import measure, measured_quantities
-from sartor.runs.opening import open_task
+from sartor.runs.opening import open_task, opened_run
 from sartor.runs.planning import make_plan, method_of
 from sartor.runs.run import Run
+from sartor.search.halving import SuccessiveHalving
 from sartor.tasks.image_classification import ImageClassification
 
-RESERVE = 18.0  # seconds kept for measuring, export and judging when training must be cut off
+RESERVE, RESERVED = 18.0, 0.3  # seconds kept for measuring and export, but at most this share of the time
+LEAST = 5.0  # seconds that the first trainings get even if the time is up: without them there is no answer
 STOPPING = 10.0  # seconds workers get to write their checkpoints when the user interrupts
 
 
@@ -45,8 +47,7 @@ def run_fit(request: Request, folder: Path, listener: Listener) -> Run:
     Raises ImpossibleBudget naming the nearest possible, DataError for the data, RunError for the folder, and
     KeyboardInterrupt after the workers have stopped in good order.
     """
-    with Run(folder, write=True) as run:
-        run.bind(asdict(request))
+    with opened_run(folder, asdict(request)) as run:
         if run.ledger.fact("finished") is None:
             _Job(run, request, listener).work()
     return Run(folder)
@@ -59,12 +60,15 @@ class _Job:
         self.run, self.ledger, self.request, self.listener = run, run.ledger, request, listener
         self.budget = Budget.parse(request.budget)
         self.clock = Clock(request.time, run.ledger.used())
+        self.reserve = min(RESERVE, RESERVED * request.time)
         listener.clock(self.clock)
 
     def work(self) -> None:
         """Open the data, plan, evaluate waves, deliver."""
         self.stage("opening the data")
         self.task = open_task(self.run, partial(self.opener(), progress=self.decoding))
+        if self.clock.before:
+            self.clock.restart()  # a run that was cut off is not charged for opening its data again
         self.stage("planning")
         plan = self.plan()
         method = method_of(plan)
@@ -97,13 +101,10 @@ class _Job:
         return plan  # type: ignore[no-any-return]
 
     @contextmanager
-    def executor(self, method: Method) -> Iterator[LocalExecutor]:
+    def executor(self, method: SuccessiveHalving) -> Iterator[LocalExecutor]:
         """Workers that are ended with the job; an interrupt lets them write their checkpoints first."""
-        request = self.request
-        opener = partial(ImageClassification.open, request.data, seed=request.seed, strict=request.strict)
-        executor = LocalExecutor(
-            self.run.folder, opener, {method.name: method}, all_cores(), self.listener.progress
-        )  # fmt: skip
+        methods = {method.name: method}
+        executor = LocalExecutor(self.run.folder, self.opener(), methods, method.share.slots, self.listener.progress)
         try:
             yield executor
         except KeyboardInterrupt:
@@ -114,7 +115,7 @@ class _Job:
 
     def evaluate_waves(self, method: Method, executor: LocalExecutor) -> None:
         """Evaluate what was asked for and not done yet, then ask for more, until there is no more or the time is up."""
-        while self.clock.left() > RESERVE:
+        while self.deadline() > time.time():
             seen = self.ledger.candidates()
             waiting = [c for c in seen if c.state in ("waiting", "running")]
             if not waiting:
@@ -125,10 +126,14 @@ class _Job:
                 waiting = [Candidate.of(proposal) for proposal in proposals]
                 self.ledger.ask(waiting)
             self.listener.wave(waiting)
-            executor.run(
-                [c.proposal for c in waiting], finished=self.record, deadline=self.clock.deadline(RESERVE)
-            )  # fmt: skip
+            executor.run([c.proposal for c in waiting], finished=self.record, deadline=self.deadline())
         self.check_possible()
+
+    def deadline(self) -> float:
+        """When training must end; later while no candidate was judged, for there must be one."""
+        end = self.clock.deadline(self.reserve)
+        judged = any(c.quality for c in self.ledger.candidates())
+        return end if judged else max(end, time.time() + LEAST)
 
     def record(self, candidate: Candidate) -> None:
         self.ledger.put(candidate, self.clock.used())

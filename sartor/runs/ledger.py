@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import sartor.models  # noqa: F401  says where the specs of networks are defined
 from sartor.core.candidate import Artifact, Candidate, Proposal, Quality
 from sartor.core.cost import Amount, Cost
 from sartor.core.errors import RunError

@@ -12,31 +12,32 @@ from sartor.core.candidate import Candidate
 from sartor.core.cost import Cost, Quantity
 from sartor.core.protocols import Task
 from sartor.cost.meters import latency, peak_memory, storage
-from sartor.runtime.choose import choose_engine
 from sartor.runtime.classifier import ImageClassifier
+from sartor.runtime.description import CONFIG
 from sartor.runtime.export import export
 
 SERVED = "served"
-_IMAGES = 512  # images on which exported graphs and engines are compared
+_IMAGES = 256  # images on which exported graphs and engines are compared
 
 
-def served(run_folder: Path, candidate: Candidate, task: Any) -> Path:
-    """The candidate as it would be shipped: exported, compared, with the engine that is fastest here; made once."""
-    folder = run_folder / SERVED / candidate.id
-    if not (folder / "config.json").is_file():
-        assert candidate.artifact is not None
-        classifier = ImageClassifier.open(run_folder / candidate.artifact.path, engine="eager")
-        images = comparison_images(task)
-        export(classifier, folder, images)
-        choose_engine(folder, images)
-    return folder
+def served(run_folder: Path, candidates: Sequence[Candidate], task: Any) -> list[Path]:
+    """The candidates as they would be shipped: exported, compared, with the engine that is fastest here; made once."""
+    folders = [run_folder / SERVED / c.id for c in candidates]
+    missing = [(c, folder) for c, folder in zip(candidates, folders, strict=True) if not (folder / CONFIG).is_file()]
+    if not missing:
+        return folders
+    images = comparison_images(task)
+    for c, folder in missing:
+        assert c.artifact is not None
+        export(ImageClassifier.open(run_folder / c.artifact.path, engine="eager"), folder, images, batch=1)
+    return folders
 
 
-def comparison_images(task: Any, most: int = _IMAGES) -> Any:
+def comparison_images(task: Any) -> Any:
     """Preprocessed images of ``valid``: uint8 [n, channels, size, size]."""
     import numpy as np
 
-    return np.stack([task.preprocess.array(raw) for raw in task.serving(most, 0)])
+    return np.stack([task.preprocess.array(raw) for raw in task.serving(_IMAGES, 0)])
 
 
 def measure(
@@ -46,7 +47,7 @@ def measure(
 
     Latencies of all are taken in one process, in turn, once per batch size asked for.
     """
-    folders = [served(run_folder, c, task) for c in candidates]
+    folders = served(run_folder, candidates, task)
     openers = [partial(ImageClassifier.open, folder) for folder in folders]
     found = [Cost() for _ in candidates]
     raw = task.serving(64, 1)

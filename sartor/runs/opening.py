@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from sartor.core.errors import RunError
+from sartor.core.errors import RunError, SartorError
 from sartor.core.files import write_atomic
 from sartor.core.machine import machine
 from sartor.core.spec import Json
@@ -13,6 +15,22 @@ from sartor.runs.run import Run
 from sartor.tasks.image_classification import ImageClassification
 
 SKIPPED = "skipped.jsonl"
+
+
+@contextmanager
+def opened_run(folder: Path, what: Json) -> Iterator[Run]:
+    """A run bound to a command, locked; one that fails before it has a candidate leaves nothing behind.
+
+    Raises RunError if the folder is in use, is no run, or was begun by another command.
+    """
+    with Run(folder, write=True) as run:
+        run.bind(what)
+        try:
+            yield run
+        except SartorError:
+            if not run.ledger.candidates():
+                run.remove()
+            raise
 
 
 def open_task(run: Run, opener: Callable[[], ImageClassification]) -> ImageClassification:

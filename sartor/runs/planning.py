@@ -7,16 +7,17 @@ from typing import Any
 from sartor.core.budget import Bound, Budget
 from sartor.core.cost import Quantity
 from sartor.core.errors import ImpossibleBudget
+from sartor.core.machine import cores
 from sartor.core.rng import generator
 from sartor.core.space import Space
 from sartor.core.spec import Json
-from sartor.cost.meters import all_cores
 from sartor.models.network import count
 from sartor.search.halving import MOST_EPOCHS, SuccessiveHalving
 from sartor.search.mirror import mirror_safe
 from sartor.search.sharing import TimeShare
 from sartor.search.spaces import families, family_space
 from sartor.search.spaces_near import near, nearest
+from sartor.training.devices import default_device
 from sartor.training.pace import choose_numerics, pace
 from sartor.training.quick import quick
 from sartor.training.recipe import Recipe, read_recipe
@@ -38,13 +39,14 @@ def make_plan(task: Any, budget: Budget, seconds: float, seed: int, wanted: tupl
     mirror = mirror_safe(task, seed)
     examples = len(task.split("train"))
     recipe = quick(examples, task.preprocess.size, flip=mirror)
-    speed, macs = _training_speed(spaces[kept[0]], budget, recipe, task)
-    useful = MOST_EPOCHS * examples * macs / (speed * all_cores())
+    speed, macs = _training_speed([spaces[name] for name in kept], budget, recipe, task)
+    slots = 1 if default_device() == "cuda" else cores()
+    useful = MOST_EPOCHS * examples * macs / (speed * slots)
     return {
         "families": kept,
         "dropped": dropped,
         "recipe": recipe.to_json(),
-        "share": TimeShare.of(seconds, all_cores(), useful).to_json(),
+        "share": TimeShare.of(seconds, slots, useful).to_json(),
         "speed": speed,
         "mirror": mirror,
     }
@@ -74,15 +76,23 @@ def _nearest_possible(spaces: list[Space], budget: Budget) -> str:
     return f"no network of {names} is within {budget}; the nearest possible has {budget.describe(best)}"
 
 
-def _training_speed(space: Space, budget: Budget, recipe: Recipe, task: Any) -> tuple[float, float]:
-    """Multiply-adds per second (of forward passes) in training on one core, and those of the network timed."""
+def _training_speed(spaces: list[Space], budget: Budget, recipe: Recipe, task: Any) -> tuple[float, float]:
+    """Multiply-adds per second (of forward passes) in training on one core, and those of the network timed.
+
+    Of the fastest family: networks of equal multiply-adds differ several times over.
+    """
     macs = Bound(Quantity("macs"), False, _PROBE_MACS * task.preprocess.size**2)
     bounds = Budget.parse(", ".join(map(str, [*budget.of("counted").bounds, macs])))
+    specs = [_probe(space, bounds) for space in spaces]
+    device = default_device()
+    numerics = choose_numerics(recipe, specs[0], task.preprocess, device=device, threads=1)
+    each = [count(spec).value("macs") for spec in specs]
+    seconds = [pace(recipe, spec, task.preprocess, numerics, device=device, threads=1) for spec in specs]
+    return max((macs * recipe.batch / s, macs) for macs, s in zip(each, seconds, strict=True))
+
+
+def _probe(space: Space, bounds: Budget) -> Any:
     try:
-        spec = space.spec(near(space, bounds, 1.0, generator(0, "speed", space.name)))
+        return space.spec(near(space, bounds, 1.0, generator(0, "speed", space.name)))
     except ImpossibleBudget:
-        spec = space.spec(nearest(space, bounds))
-    numerics = choose_numerics(recipe, spec, task.preprocess, threads=1)
-    seconds = pace(recipe, spec, task.preprocess, numerics, threads=1)
-    each = count(spec).value("macs")
-    return each * recipe.batch / seconds, each
+        return space.spec(nearest(space, bounds))

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -52,6 +53,11 @@ class Run:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def remove(self) -> None:
+        """Close the run and delete its directory."""
+        self.close()
+        shutil.rmtree(self.folder)
 
     def _make(self) -> None:
         try:

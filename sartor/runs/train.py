@@ -20,7 +20,7 @@ from sartor.runs.clock import Clock
 from sartor.runs.delivery import deliver
 from sartor.runs.evaluation import WORK, Job, evaluate
 from sartor.runs.listener import Listener
-from sartor.runs.opening import open_task
+from sartor.runs.opening import open_task, opened_run
 from sartor.runs.run import Run
 from sartor.search.mirror import mirror_safe
 from sartor.search.train import Train
@@ -56,8 +56,7 @@ def run_train(request: TrainRequest, folder: Path, listener: Listener) -> None:
     """
     if int(os.environ.get("RANK", "0")):
         return _assist(request, folder)
-    with Run(folder, write=True) as run:
-        run.bind(asdict(request))
+    with opened_run(folder, asdict(request)) as run:
         if run.ledger.fact("finished") is None:
             _work(run, request, listener)
     return None

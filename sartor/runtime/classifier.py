@@ -70,6 +70,14 @@ class ImageClassifier:
         description = self.description.having(views=views, engine="eager", guard=None)
         return ImageClassifier(description, open_engine("eager", description, self._source), self._source)
 
+    def faster(self) -> ImageClassifier:
+        """The same network on the packed engine, in float32 too, where that runs here; else itself."""
+        try:
+            packed = open_engine("packed", self.description, self._source)
+        except EngineUnavailable:
+            return self
+        return ImageClassifier(self.description, packed, self._source)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names, in the order of the logits."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sartor.core.errors import SartorError
 from sartor.core.rng import generator
-from sartor.cost.meters import Reading, latency, train_memory
+from sartor.cost.meters import Reading, latency, peak_memory, train_memory
 from sartor.runtime.classifier import ImageClassifier
 from sartor.runtime.description import GRAPH, Description
 from sartor.runtime.engines import OPENERS, open_engine
@@ -40,6 +40,15 @@ def latency_table(
         raw = list(pictures(8, size, spec.channels))
         readings = latency(openers, raw, batch=batch, threads=threads)
     return dict(zip(engines, readings, strict=True))
+
+
+def serving_memory(spec: Any, size: int, batch: int, threads: int | None = None, engine: str = "eager") -> Reading:
+    """The peak memory of answering ``batch`` images of ``size`` x ``size`` on an engine, for random weights."""
+    with tempfile.TemporaryDirectory(prefix="sartor-table-") as temporary:
+        folder = Path(temporary, "model")
+        save_random(spec, size, folder, graph=engine == "onnx")
+        raw = list(pictures(batch, size, spec.channels))
+        return peak_memory(partial(open_bare, folder, engine), raw, batch=batch, threads=threads)
 
 
 def training_memory(spec: Any, size: int, batch: int, threads: int | None = None) -> Reading:

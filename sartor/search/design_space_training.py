@@ -29,6 +29,7 @@ from sartor.core.spec import Json, spec_id
 from sartor.models.network import build
 from sartor.tasks.image_classification import ImageClassification
 from sartor.training.classification import plan_for, spec_for
+from sartor.training.devices import default_device
 from sartor.training.loop import run
 from sartor.training.plan import Numerics
 from sartor.training.recipe import Recipe
@@ -149,7 +150,7 @@ def train_and_test(spec: Any, task: SmallTask, recipe: Recipe, *, seed: int = 0,
     """
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     torch.manual_seed(seed_of(seed, "weights", spec_id(spec)))
     network = build(spec_for(recipe, spec), device=device)
     usual = "float32" if device == "cpu" else "bfloat16"

@@ -1,8 +1,9 @@
 """Successive halving over the spaces of several families (Jamieson and Talwalkar 2016).
 
 Networks are drawn near the budget and timed; all train briefly, the better third trains on, and so forth; the winner
-gets most of the time, and a smaller network some, so that the front has a choice. Competing networks get equal time
-rather than equal epochs, because time is what the final training has.
+gets most of the time. Competing networks get equal time rather than equal epochs, because time is what the final
+training has. Some of the drawn are smaller by choice, so that the front has one: they learn faster at first and are
+overtaken later, so they compete among themselves, and the best of them gets a little of the time at the end.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from sartor.search.sharing import TimeShare
 from sartor.search.spaces import family_space
 from sartor.search.spaces_near import near, smallest
 from sartor.search.train import train_network
+from sartor.training.devices import default_device
 from sartor.training.pace import choose_numerics, pace
 from sartor.training.recipe import Recipe, read_recipe
 
 MOST_EPOCHS = 300.0  # beyond this a small data set teaches a network nothing more
-FEWEST_EPOCHS = 8.0  # a network too slow for so many in the final training is not drawn
-RANGE = 8.0  # the drawn networks' multiply-adds lie within this factor
+FEWEST_EPOCHS = 15.0  # a network too slow for so many in the final training is not drawn
+RANGE = 3.0  # the drawn networks' multiply-adds lie within this factor
 SHRINK = 4.0  # if no drawn network is inside a measured bound, the next draw has so many times fewer multiply-adds
 MOST_DRAWS = 5  # waves of draws, the last of which is the smallest network of each family
 MOST_FINALISTS = 4
@@ -79,13 +81,14 @@ class SuccessiveHalving:
         if phase == "views":
             servable = ImageClassifier.open(tools.parents["init"]).with_views(2)
             servable.write(tools.artifact)
-            return servable, Cost()
+            return servable.faster(), Cost()
         return train_network(proposal, task, tools)
 
     def _timed(self, proposal: Proposal, recipe: Recipe, task: Any, tools: Tools) -> Cost:
         """Seconds of a training step; where a bound must be measured, the untrained network is left to measure."""
-        numerics = choose_numerics(recipe, proposal.spec, task.preprocess, threads=1)
-        seconds = pace(recipe, proposal.spec, task.preprocess, numerics, threads=proposal.threads)
+        device = default_device()
+        numerics = choose_numerics(recipe, proposal.spec, task.preprocess, device=device, threads=1)
+        seconds = pace(recipe, proposal.spec, task.preprocess, numerics, device=device, threads=proposal.threads)
         if proposal.recipe.get("serve"):
             ImageClassifier.of(build(proposal.spec), task.preprocess, task.classes).write(tools.artifact)
         return Cost({"step_seconds": Amount(seconds, "s", "measured")})
@@ -129,28 +132,31 @@ class _Wave:
         measured = bool(self.budget.of("measured").bounds)
         known = set[str]()
         for number in range(self.share.draws * (2 if measured else 1)):
-            family = self.method.families[number % len(self.method.families)]
-            spec = self.drawn(family, number, attempt)
+            family, small = self.method.families[number % len(self.method.families)], number % 4 == 3
+            spec = self.drawn(family, number, attempt, small)
             if spec is None or spec_id(spec) in known:
                 continue
             known.add(spec_id(spec))
-            recipe = {"phase": "draw", "family": family, "recipe": self.method.recipe.to_json(), "serve": measured}
+            recipe = {
+                "phase": "draw", "family": family, "small": small, "serve": measured,
+                "recipe": self.method.recipe.to_json(),
+            }  # fmt: skip
             yield Proposal(
                 self.method.name, spec, recipe, self.task.fingerprint, self.seed, attempt, kind="estimate",
                 counted=count(spec), seconds=1.0,
             )  # fmt: skip
 
-    def drawn(self, family: str, number: int, attempt: int) -> Any:
+    def drawn(self, family: str, number: int, attempt: int, small: bool) -> Any:
         """One network of a family, or None if the bounds leave none."""
         image = self.task.inputs.fields["image"].shape
         space = family_space(family, image, len(self.task.classes))
         rng = generator(self.seed, "draw", family, number, attempt)
         if attempt == MOST_DRAWS - 1:
             return space.spec(smallest(space, "macs"))
-        full = number % 4 != 3
-        fraction = rng.uniform(0.85, 1.0) if full else rng.uniform(0.15, 0.5)
+        fraction = rng.uniform(0.15, 0.5) if small else rng.uniform(0.85, 1.0)
         macs = self.most_macs() / SHRINK**attempt * RANGE ** -rng.uniform(0.0, 1.0)
-        limits = Budget.parse(", ".join(map(str, [*self.budget.of("counted").bounds, *_macs_bound(macs / fraction)])))
+        macs = _macs_bound(macs if small else macs / fraction)
+        limits = Budget.parse(", ".join(map(str, [*self.budget.of("counted").bounds, *macs])))
         try:
             return space.spec(near(space, limits, fraction, rng))
         except ImpossibleBudget:
@@ -170,8 +176,8 @@ class _Wave:
         return [self.trained(c, [], 0, seconds, c.cost.value("step_seconds")) for c in inside[:number]]
 
     def next_rung(self) -> list[Proposal]:
-        """The better third trains on."""
-        last = self.rungs()[-1]
+        """The better third trains on, of those that are not small."""
+        last = [c for c in self.rungs()[-1] if not is_small(c)]
         number, seconds = self.share.rungs[len(self.rungs())]
         return [self.trained(c, [c], c.proposal.rung + 1, seconds, self.step(c)) for c in self.ranked(last)[:number]]
 
@@ -190,39 +196,32 @@ class _Wave:
 
     # The end
 
-    def leaves(self) -> list[Candidate]:
-        """The judged networks as far as each was trained: the last rung first, then those before, each best first."""
+    def finalists(self) -> list[Candidate]:
+        """The judged networks as far as each was trained, those of the last rung first; at the end the best small."""
         rungs = self.rungs()
         continued = {p.id for rung in rungs for c in rung for p in c.proposal.parents}
-        return [c for rung in reversed(rungs) for c in self.ranked(rung) if c.id not in continued]
-
-    def small(self) -> Candidate | None:
-        """The best network of at most half the winner's size, or none."""
-        leaves = self.leaves()
-        field = next((b.quantity.field for b in self.budget.of("counted").bounds), "params")
-        return next((c for c in leaves if c.cost.value(field) <= leaves[0].cost.value(field) / 2), None)
+        leaves = [c for rung in reversed(rungs) for c in self.ranked(rung) if c.id not in continued]
+        return [c for c in leaves if not is_small(c)][:MOST_FINALISTS] + [c for c in leaves if is_small(c)][:1]
 
     def timings(self) -> list[Proposal]:
         """A step of each possible finalist, timed on all cores."""
-        small = self.small()
-        finalists = self.leaves()[:MOST_FINALISTS]
-        wanted = [*finalists, small] if small and small not in finalists else finalists
-        proposals = [self.proposal(c, "time", c.proposal.rung, 1, (), 1.0) for c in wanted]
+        proposals = [self.proposal(c, "time", c.proposal.rung, 1, (), 1.0) for c in self.finalists()]
         return [replace(p, threads=self.share.slots, kind="estimate") for p in proposals]
 
     def finals(self) -> list[Proposal]:
         """The winner trains on in most of the time; what it cannot use goes to the next; the small one has its own."""
         paces = {spec_id(c.proposal.spec): c.cost.value("step_seconds") for c in self.of("time") if c.state == "done"}
-        (left, own), small = self.share.finals, self.small()
+        left, own = self.share.finals
         proposals: list[Proposal] = []
-        for c in self.leaves():
+        for c in self.finalists():
             step = paces.get(spec_id(c.proposal.spec))
-            seconds = own if c is small else left
-            if step is None or seconds < (step if c is small or not proposals else LEAST_FINAL * self.share.finals[0]):
+            seconds = own if is_small(c) else left
+            least = LEAST_FINAL * self.share.finals[0] if proposals and not is_small(c) else step
+            if step is None or least is None or seconds < least:
                 continue
             before = self.steps([c])
             steps = min(round(seconds / step), max(1, round(MOST_EPOCHS * self.steps_per_epoch()) - before))
-            left -= 0.0 if c is small else steps * step
+            left -= 0.0 if is_small(c) else steps * step
             parent = [Parent(c.id, "rung")]
             proposal = self.proposal(c, "final", len(self.share.rungs), before + steps, parent, steps * step)
             proposals.append(replace(proposal, threads=self.share.slots))
@@ -236,7 +235,7 @@ class _Wave:
             both = Cost({**both.amounts, "params": count(c.proposal.spec).amounts["params"]})
             if self.budget.of("counted").verdict(both) != "out":
                 proposal = self.proposal(c, "views", c.proposal.rung, 0, [Parent(c.id, "init")], 1.0)
-                proposals.append(replace(proposal, counted=both))
+                proposals.append(replace(proposal, counted=both, threads=self.share.slots))
         return proposals
 
     def proposal(
@@ -248,6 +247,7 @@ class _Wave:
         values: Json = {
             "phase": phase,
             "family": c.proposal.recipe["family"],
+            "small": is_small(c),
             "recipe": recipe.to_json(),
             "steps": steps,
         }
@@ -258,6 +258,11 @@ class _Wave:
 
     def steps_per_epoch(self) -> int:
         return max(1, len(self.task.split("train")) // self.method.recipe.batch)
+
+
+def is_small(candidate: Candidate) -> bool:
+    """Whether a network was drawn to be a good deal smaller than the budget allows."""
+    return bool(candidate.proposal.recipe["small"])
 
 
 def _macs_bound(limit: float) -> tuple[Bound, ...]:

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 
 from sartor.core.spec import Json
 
-SEARCH = 0.30  # share of the training time in which candidates compete
+SEARCH = 0.22  # share of the training time in which candidates compete
 SMALL = 0.08  # share of the final training time given to a small network, so that the front has a choice
 KEEP = 3  # of so many candidates one goes on to the next rung (eta of successive halving)
 FINALISTS = 3  # full trainings a run needs at most; time beyond goes to more candidates
 BRIEF = 0.05  # of a full training is what a candidate of the first of many gets
 RUNGS_FOR_MANY = 4
-MOST_DRAWS = 300
-SLACK = 0.94  # machines are noisy: what is planned fills this share of the time
-START, PER_DRAW, END = 7.0, 0.8, 22.0  # seconds: opening data and workers; timing a network; measuring and export
+MOST_DRAWING = 0.2  # share of the training time that drawing and judging many may take
+SLACK = 0.97  # machines are noisy: what is planned fills this share of the time
+START, PER_DRAW, END = 12.0, 5.0, 22.0  # seconds: data, workers and plan; timing and judging a network; export
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,11 @@ class TimeShare:
         are so few that this is more than ``FINALISTS`` trainings can use, more networks compete instead.
         """
         work = max(0.35 * seconds, SLACK * seconds - START - END)
-        draws = max(4, round((3.0 + math.sqrt(work) / 4.0) * math.sqrt(slots / 2)))
+        draws = max(4, round((2.0 + math.sqrt(work) / 5.0) * math.sqrt(slots / 2)))
         search = max(SEARCH * work, work - FINALISTS * useful)
         if search > SEARCH * work:
-            draws = min(MOST_DRAWS, max(draws, int(search / (RUNGS_FOR_MANY * BRIEF * useful))))
+            most = int(MOST_DRAWING * work * slots / PER_DRAW)
+            draws = max(draws, min(most, int(search / (RUNGS_FOR_MANY * BRIEF * useful))))
         work = max(0.3 * seconds, work - PER_DRAW * draws / slots)
         search = min(search, 0.9 * work)
         counts = [draws]

@@ -88,13 +88,13 @@ def _x(se: float, width: int, config: Config) -> Fitted:
 _GROUP_WIDTH = Int("group_width", 8, 32, 1, "power2_uniform")  # narrower groups take more time than wider ones
 _PREACT = {"names": "preact", "final_norm": True}
 _REGNET = {"names": "regnet", "fc_std": 0.01}
-FAMILIES: Mapping[str, Family] = {
-    "resnet": Family(_basic),
-    "resnext": Family(_grouped, (_GROUP_WIDTH, Choice("bottle_ratio", (0.5, 1.0)))),
+FAMILIES: Mapping[str, Family] = {  # in the order of their turns, where not all get equally many
     "wide_resnet": Family(_wide, stem_norm=False, options={**_PREACT, "init": "fan_in"}),
+    "resnet": Family(_basic),
+    "regnety": Family(partial(_x, 0.25), (_GROUP_WIDTH,), line=True, most_stem=32, options=_REGNET),
     "preact_resnet": Family(_preact, (Choice("bottle_ratio", (0.25, 0.5)),), options=_PREACT),
     "regnetx": Family(partial(_x, 0.0), (_GROUP_WIDTH,), line=True, most_stem=32, options=_REGNET),
-    "regnety": Family(partial(_x, 0.25), (_GROUP_WIDTH,), line=True, most_stem=32, options=_REGNET),
+    "resnext": Family(_grouped, (_GROUP_WIDTH, Choice("bottle_ratio", (0.5, 1.0)))),
 }
 
 

@@ -96,9 +96,14 @@ class SeveralPlaces(Place):
         return box / self.world
 
 
+def default_device() -> str:
+    """"cuda" where there is a GPU that torch can use, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def find_place(device: str | None = None) -> Place:
     """This process's place; ``device`` None takes a GPU if there is one. Raises TrainingError for one that is not."""
-    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = device or default_device()
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise TrainingError(f"device {wanted!r}: PyTorch sees no GPU here; use device cpu")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sartor.core.files import cache_dir, remember
+from sartor.core.files import cache_dir, recall, write_json
 from sartor.core.machine import machine
 from sartor.core.spec import digest, to_json
 from sartor.models.network import build
@@ -43,8 +43,7 @@ def choose_numerics(
     """
     kinds = ("float32", _half(device)) if recipe.precision == "auto" else (recipe.precision,)
     formats = [numerics for numerics in FORMATS if numerics.dtype in kinds]
-    key = _key(recipe, spec, preprocess, device, threads, "formats")
-    times = remember(key, lambda: _measured(recipe, spec, preprocess, formats, device, threads))
+    times = _paces(recipe, spec, preprocess, formats, device, threads)
     full = min(range(2), key=times.__getitem__)
     best = min(range(len(times)), key=times.__getitem__)
     return formats[best if times[full] > GAIN * times[best] else full]
@@ -60,15 +59,25 @@ def pace(
     threads: int | None = None,
 ) -> float:
     """Seconds per training step with everything that belongs to it: batch, augmentation, update, average."""
-    key = _key(recipe, spec, preprocess, device, threads, repr(numerics))
-    return float(remember(key, lambda: _measured(recipe, spec, preprocess, [numerics], device, threads))[0])
+    return _paces(recipe, spec, preprocess, [numerics], device, threads)[0]
 
 
-def _key(recipe: Recipe, spec: Any, preprocess: Preprocess, device: str, threads: int | None, what: str) -> Any:
+def _paces(
+    recipe: Recipe, spec: Any, preprocess: Preprocess, formats: Sequence[Numerics], device: str, threads: int | None
+) -> list[float]:
+    """Seconds per step in each format: as kept, or measured side by side and kept, each under its own name."""
     values = recipe.replace(name="custom", epochs=1.0).to_json()
     place = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
-    key = [machine(), place, threads or torch.get_num_threads(), values, to_json(spec), preprocess.to_json(), what]
-    return cache_dir("pace") / f"{digest(key, 24)}.json"
+    common = [machine(), place, threads or torch.get_num_threads(), values, to_json(spec), preprocess.to_json()]
+    paths = [cache_dir("pace") / f"{digest([*common, repr(numerics)], 24)}.json" for numerics in formats]
+    known = [recall(path) for path in paths]
+    missing = [i for i, seconds in enumerate(known) if seconds is None]
+    if missing:
+        measured = _measured(recipe, spec, preprocess, [formats[i] for i in missing], device, threads)
+        for i, seconds in zip(missing, measured, strict=True):
+            known[i] = seconds
+            write_json(paths[i], seconds)
+    return known
 
 
 def _measured(

@@ -134,20 +134,23 @@ def list_recipes() -> list[str]:
 
 def recipe(name: str) -> Recipe:
     """A recipe by name, or from a ``.toml`` file; raises SpecError naming the nearest ones or the wrong key."""
-    if name in list_recipes():
-        text = files("sartor.training").joinpath("recipes", f"{name}.toml").read_text()
-    elif name.endswith(".toml"):
-        try:
-            text = Path(name).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"recipe {name}: cannot be read ({error.__class__.__name__})") from None
-    else:
-        raise SpecError(unknown("recipe", name, list_recipes()))
     try:
-        data = tomllib.loads(text)
+        data = tomllib.loads(recipe_text(name))
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"recipe {name} is not TOML: {error}") from None
     return read_recipe(data, Path(name).stem)
+
+
+def recipe_text(name: str) -> str:
+    """The TOML of a recipe, by name or from a file; raises SpecError naming the nearest ones."""
+    if name in list_recipes():
+        return files("sartor.training").joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8")
+    if not name.endswith(".toml"):
+        raise SpecError(unknown("recipe", name, list_recipes()))
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"recipe {name}: cannot be read ({error.__class__.__name__})") from None
 
 
 def read_recipe(data: Mapping[str, Any], name: str = "custom") -> Recipe:

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from sartor.cli.app import main
-from sartor.data import decoding
+from sartor.core import machine
 
 SWEEP = """
 name = "small"
@@ -25,7 +25,7 @@ ranges = { depth = [1, 2], width = [8, 16], group_width = [4, 8] }
 def alone(tmp_path_factory, tmp_path, monkeypatch):
     """In this process, with a cache of its own."""
     monkeypatch.setenv("SARTOR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr(decoding, "cores", lambda: 1)
+    monkeypatch.setattr(machine, "cores", lambda: 1)
     monkeypatch.chdir(tmp_path)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Logits = NDArray[np.float32]  # (images, classes)
 
 _PIXELS = 8 * 224 * 224  # of the images run at once: their maps stay in the cache, and malloc keeps their memory
-_MOST = 256
+_MOST = 64
 REDUCED = ("packed-bf16",)  # engines whose rounding may change a class, so that they need a guard
 PREFERRED = ("packed-bf16", "packed", "onnx", "eager")  # engines worth measuring for serving
 
