@@ -31,7 +31,7 @@ class LiveDisplay(Listener):
         self.time: Clock | None = None
         self.bars: dict[str, tuple[str, float, str]] = {}
         self.waiting: dict[str, Candidate] = {}
-        self.done, self.best = 0, ""
+        self.done, self.held = 0, ""
 
     def __enter__(self) -> LiveDisplay:
         if self.console.is_terminal:
@@ -49,9 +49,13 @@ class LiveDisplay(Listener):
 
     def stage(self, text: str) -> None:
         """Name what is going on."""
+        first = not self.doing
         self.doing = text
         self.bars.clear()
-        self.say(text)
+        if first:
+            self.held = text  # until something follows: what is wrong with the input is answered by one line alone
+        else:
+            self.say(text)
 
     def wave(self, candidates: Sequence[Candidate]) -> None:
         """Say what is evaluated next."""
@@ -62,6 +66,7 @@ class LiveDisplay(Listener):
 
     def progress(self, id: str, share: float, text: str) -> None:
         """Move a bar."""
+        self.release()
         self.bars[id] = (_name(self.waiting[id]) if id in self.waiting else id, share, text)
 
     def ended(self, candidate: Candidate) -> None:
@@ -76,8 +81,15 @@ class LiveDisplay(Listener):
 
     def say(self, text: str) -> None:
         """Print a line above the live ones."""
+        self.release()
         left = f"{format_duration(max(0.0, self.time.left()))} left" if self.time else ""
         self.console.print(f"[dim]{left:>12}[/dim]  {text}" if left else text, markup=True)
+
+    def release(self) -> None:
+        """Print the line that was held back."""
+        text, self.held = self.held, ""
+        if text:
+            self.say(text)
 
     def __rich__(self) -> Group:
         """What the live area shows now."""

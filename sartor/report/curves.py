@@ -50,7 +50,7 @@ def draw_rungs(findings: Findings) -> Markup:
 
 def draw_losses(findings: Findings) -> Markup:
     """Training loss against epochs (steps where epochs are unknown) of the candidates that have a history."""
-    curves = [(leaf, _loss(findings.history(leaf.id))) for leaf in best_leaves(findings)]
+    curves = [(leaf, _loss(_history(findings, leaf))) for leaf in best_leaves(findings)]
     curves = [(leaf, points) for leaf, points in curves if len(points) > 1]
     if not curves:
         return Markup("")
@@ -122,6 +122,11 @@ def _bars(findings: Findings) -> Iterator[tuple[float, float, Candidate]]:
 
 def _class(findings: Findings, leaf: Candidate) -> str:
     return "line best" if leaf is findings.chosen else "line"
+
+
+def _history(findings: Findings, leaf: Candidate) -> Sequence[Json]:
+    """Its own history, or that of the candidate whose weights it serves in another way."""
+    return next((found for c in reversed(findings.lineage(leaf)) if (found := findings.history(c.id))), [])
 
 
 def _loss(history: Sequence[Json]) -> list[tuple[float, float]]:

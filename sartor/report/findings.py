@@ -21,7 +21,7 @@ from sartor.runs.run import Run
 
 FACTS = ("run", "versions", "machine", "task", "plan", "dropped", "winner", "finished")
 BEST, JUDGED, SKIPPED, HISTORY = "best", "judged.json", "skipped.jsonl", "history.jsonl"
-_AXES = ("params", "macs", "latency", "peak_memory", "storage", "train_seconds")  # after those the budget bounds
+_AXES = ("params", "macs", "latency", "peak_memory", "storage")  # after those the budget bounds
 _MOST_AXES = 6
 
 
@@ -134,9 +134,9 @@ class Findings:
         return next((b.limit for b in self.budget.bounds if str(b.quantity) == quantity), None)
 
     def lineage(self, candidate: Candidate) -> list[Candidate]:
-        """A candidate after those it trained on from, the first rung first."""
+        """A candidate after those whose weights it goes on with, the first rung first."""
         chain = [candidate]
-        while (parent := chain[-1].parent("rung")) in self.by_id and parent is not None:
+        while (parent := chain[-1].parent("rung") or chain[-1].parent("init")) is not None and parent in self.by_id:
             chain.append(self.by_id[parent])
         return chain[::-1]
 

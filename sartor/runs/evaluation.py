@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sartor.core.candidate import Artifact, Candidate, Proposal
-from sartor.core.cost import Amount, Cost
 from sartor.core.errors import SartorError
 from sartor.core.files import replacing_folder, sha256_folder, size_of, write_atomic
 from sartor.core.protocols import Interrupted, Method, Task, Tools
@@ -42,7 +41,6 @@ def evaluate(job: Job, task: Task, methods: Mapping[str, Method], progress: Call
     workspace = job.run / WORK / candidate.id
     workspace.mkdir(parents=True, exist_ok=True)
     parents, states = ({str(p.role): job.run / where / p.id for p in proposal.parents} for where in (ARTIFACTS, WORK))
-    begun = time.monotonic()
     try:
         with replacing_folder(job.run / ARTIFACTS / candidate.id) as folder:
             tools = Tools(parents, states, workspace, folder, job.deadline, progress)
@@ -61,11 +59,8 @@ def evaluate(job: Job, task: Task, methods: Mapping[str, Method], progress: Call
     except Exception as error:
         write_atomic(workspace / "traceback.txt", traceback.format_exc())
         return candidate.having(state="failed", why=f"{type(error).__name__}: {error}".splitlines()[0])
-    spent = Cost({"train_seconds": Amount(time.monotonic() - begun, "s", "measured")})
     why = "cut off at the deadline" if time.time() > job.deadline else ""
-    return candidate.having(
-        state="done", why=why, quality=quality, cost=candidate.cost | spent | cost, artifact=artifact
-    )
+    return candidate.having(state="done", why=why, quality=quality, cost=candidate.cost | cost, artifact=artifact)
 
 
 def _describe(folder: Path, path: str) -> Artifact | None:

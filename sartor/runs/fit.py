@@ -25,6 +25,7 @@ from sartor.search.halving import SuccessiveHalving
 from sartor.tasks.image_classification import ImageClassification
 
 RESERVE, RESERVED = 18.0, 0.3  # seconds kept for measuring and export, but at most this share of the time
+MEASURING = 0.25  # share of the time that measuring drawn networks may take
 LEAST = 5.0  # seconds that the first trainings get even if the time is up: without them there is no answer
 STOPPING = 10.0  # seconds workers get to write their checkpoints when the user interrupts
 
@@ -60,6 +61,7 @@ class _Job:
         self.run, self.ledger, self.request, self.listener = run, run.ledger, request, listener
         self.budget = Budget.parse(request.budget)
         self.clock = Clock(request.time, run.ledger.used())
+        self.measuring = 0.0  # seconds spent on measuring drawn networks
         self.reserve = min(RESERVE, RESERVED * request.time)
         listener.clock(self.clock)
 
@@ -140,22 +142,26 @@ class _Job:
         self.listener.ended(candidate)
 
     def measure_draws(self, seen: Sequence[Candidate]) -> None:
-        """Measure drawn networks where the budget bounds what must be measured."""
+        """Measure drawn networks where the budget bounds what must be measured: two, and more while there is time."""
         wanted = measured_quantities(self.budget, ())
-        todo = [
-            c for c in seen
-            if c.proposal.kind == "estimate" and c.artifact and any(c.cost.get(quantity) is None for quantity in wanted)
-        ]  # fmt: skip
-        if wanted and todo:
-            self.stage(f"measuring {', '.join(map(str, wanted))} of drawn networks")
-            for c in measure(self.run.folder, todo, wanted, self.task):
-                self.ledger.put(c, self.clock.used())
+        if not wanted or any(c.quality for c in seen):
+            return
+        self.stage(f"measuring {', '.join(map(str, wanted))} of drawn networks")
+        todo = [c for c in seen if c.artifact and all(c.cost.get(quantity) is None for quantity in wanted)]
+        for number, c in enumerate(todo):
+            begun = time.monotonic()
+            if number >= 2 and self.measuring > MEASURING * self.request.time:
+                break
+            (found,) = measure(self.run.folder, [c], wanted, self.task)
+            self.ledger.put(found, self.clock.used())
+            self.measuring += time.monotonic() - begun
 
     def check_possible(self) -> None:
-        """Raise ImpossibleBudget if every drawn network was measured to be outside the budget."""
-        drawn = [c for c in self.ledger.candidates() if c.proposal.kind == "estimate" and c.artifact]
-        if drawn and all(self.budget.verdict(c.cost) == "out" for c in drawn):
-            near = min(drawn, key=lambda c: self.budget.distance(c.cost))
+        """Raise ImpossibleBudget if no drawn network was measured to be inside the budget, so that none was trained."""
+        seen = self.ledger.candidates()
+        measured = [c for c in seen if c.artifact and self.budget.distance(c.cost) > 0]
+        if measured and not any(c.quality or self.budget.verdict(c.cost) == "in" for c in seen):
+            near = min(measured, key=lambda c: self.budget.distance(c.cost))
             raise ImpossibleBudget(
                 f"no network here is within {self.budget}; the nearest found has {self.budget.describe(near.cost)}"
             )

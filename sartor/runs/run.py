@@ -16,7 +16,7 @@ from typing import IO, Any
 from sartor.core.candidate import Candidate
 from sartor.core.errors import RunError
 from sartor.core.files import clear_temporaries
-from sartor.runs.evaluation import ARTIFACTS, WORK
+from sartor.runs.evaluation import WORK
 from sartor.runs.ledger import Ledger
 
 LEDGER = "ledger.sqlite"
@@ -35,7 +35,7 @@ class Run:
         if write:
             self._make()
             self._lock = self._take_lock()
-            for folder in (self.folder, self.folder / ARTIFACTS):
+            for folder in (self.folder, *filter(Path.is_dir, self.folder.iterdir())):
                 clear_temporaries(folder)
         elif not (self.folder / LEDGER).is_file():
             raise RunError(f"{self.folder} is not a run directory (it has no {LEDGER})")

@@ -8,6 +8,7 @@ overtaken later, so they compete among themselves, and the best of them gets a l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -64,7 +65,7 @@ class SuccessiveHalving:
         if not wave.of("draw"):
             return list(wave.draws(0))
         if not wave.of("rung"):
-            return wave.first_rung() or list(wave.draws(1 + max(c.proposal.rung for c in wave.of("draw"))))
+            return wave.first_rung() or list(wave.draws(wave.next_attempt()))
         if len(wave.rungs()) < len(self.share.rungs):
             return wave.next_rung()
         if not wave.of("time"):
@@ -146,6 +147,14 @@ class _Wave:
                 counted=count(spec), seconds=1.0,
             )  # fmt: skip
 
+    def next_attempt(self) -> int:
+        """The next draw's number; some are left out where the nearest network is far outside a measured bound."""
+        draws = self.of("draw")
+        least = min((d for c in draws if (d := self.budget.of("measured").distance(c.cost))), default=1.0)
+        last = max(c.proposal.rung for c in draws)
+        further = max(1, int(math.log(max(1.0, least), SHRINK)))
+        return min(last + further, MOST_DRAWS - 1) if last < MOST_DRAWS - 1 else MOST_DRAWS
+
     def drawn(self, family: str, number: int, attempt: int, small: bool) -> Any:
         """One network of a family, or None if the bounds leave none."""
         image = self.task.inputs.fields["image"].shape
@@ -170,8 +179,10 @@ class _Wave:
     # Rungs
 
     def first_rung(self) -> list[Proposal]:
-        """Every drawn network that is not known to be outside the budget, up to the rung's number."""
-        inside = [c for c in self.of("draw") if c.state == "done" and self.budget.verdict(c.cost) != "out"]
+        """Every drawn network that is inside the budget, up to the rung's number; all if none could be measured."""
+        drawn = [c for c in self.of("draw") if c.state == "done"]
+        known = any(self.budget.verdict(c.cost) != "unknown" for c in drawn)
+        inside = [c for c in drawn if self.budget.verdict(c.cost) == ("in" if known else "unknown")]
         number, seconds = self.share.rungs[0]
         return [self.trained(c, [], 0, seconds, c.cost.value("step_seconds")) for c in inside[:number]]
 
@@ -183,7 +194,7 @@ class _Wave:
 
     def trained(self, c: Candidate, parents: Sequence[Candidate], rung: int, seconds: float, step: float) -> Proposal:
         """A training of ``seconds`` more, at a learning rate that stays where it is."""
-        steps = self.steps(parents) + max(1, round(seconds / step))
+        steps = min(self.steps(parents) + max(1, round(seconds / step)), self.most_steps())
         return self.proposal(c, "rung", rung, steps, [Parent(p.id, "rung") for p in parents], seconds)
 
     def step(self, candidate: Candidate) -> float:
@@ -220,7 +231,7 @@ class _Wave:
             if step is None or least is None or seconds < least:
                 continue
             before = self.steps([c])
-            steps = min(round(seconds / step), max(1, round(MOST_EPOCHS * self.steps_per_epoch()) - before))
+            steps = min(round(seconds / step), max(1, self.most_steps() - before))
             left -= 0.0 if is_small(c) else steps * step
             parent = [Parent(c.id, "rung")]
             proposal = self.proposal(c, "final", len(self.share.rungs), before + steps, parent, steps * step)
@@ -255,6 +266,10 @@ class _Wave:
             self.method.name, c.proposal.spec, values, self.task.fingerprint, self.seed, rung, tuple(parents),
             counted=count(c.proposal.spec), seconds=seconds,
         )  # fmt: skip
+
+    def most_steps(self) -> int:
+        """Steps beyond which no network is trained."""
+        return round(MOST_EPOCHS * self.steps_per_epoch())
 
     def steps_per_epoch(self) -> int:
         return max(1, len(self.task.split("train")) // self.method.recipe.batch)

@@ -14,7 +14,7 @@ FINALISTS = 3  # full trainings a run needs at most; time beyond goes to more ca
 BRIEF = 0.05  # of a full training is what a candidate of the first of many gets
 RUNGS_FOR_MANY = 4
 MOST_DRAWING = 0.2  # share of the training time that drawing and judging many may take
-SLACK = 0.97  # machines are noisy: what is planned fills this share of the time
+SLACK = 0.95  # machines are noisy: what is planned fills this share of the time
 START, PER_DRAW, END = 12.0, 5.0, 22.0  # seconds: data, workers and plan; timing and judging a network; export
 
 

@@ -97,7 +97,7 @@ class SeveralPlaces(Place):
 
 
 def default_device() -> str:
-    """"cuda" where there is a GPU that torch can use, else "cpu"."""
+    """ "cuda" where there is a GPU that torch can use, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

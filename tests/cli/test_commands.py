@@ -117,7 +117,7 @@ def test_lists(said, refused):
         (("fit", "digits", "--time", "soon"), "10m"),
         (("fit", "digits", "--families", "resnets"), "resnet"),
         (("fit", "digits", "--tme", "3s"), "--tme"),
-        (("fit",), "data"),
+        (("fit",), "DATA"),
         (("train", "resnet20_cifr", "digits"), "resnet20_cifar"),
         (("train", "resnet20_cifar", "digits", "--recipe", "rsb"), "rsb-a1"),
         (("train", "resnet20_cifar", "digits", "--set", "rl=3"), "lr"),

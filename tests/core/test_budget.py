@@ -5,15 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sartor.core.budget import Bound, Budget
-from sartor.core.cost import FIELDS, STATISTICS, Amount, Cost, Quantity, counted
+from sartor.core.cost import BATCHED, BOUNDABLE, FIELDS, STATISTICS, Amount, Cost, Quantity, counted
 from sartor.core.errors import BudgetError
 
 
 def quantity(field: str, p95: bool, batch: int) -> Quantity:
-    return Quantity(field, STATISTICS[0] if p95 and FIELDS[field].dimension == "time" else "", batch)
+    statistic = STATISTICS[0] if p95 and FIELDS[field].dimension == "time" else ""
+    return Quantity(field, statistic, batch if field in BATCHED else 1)
 
 
-quantities = st.builds(quantity, st.sampled_from(sorted(FIELDS)), st.booleans(), st.integers(1, 512))
+quantities = st.builds(quantity, st.sampled_from(BOUNDABLE), st.booleans(), st.integers(1, 512))
 bounds = st.builds(Bound, quantities, st.booleans(), st.floats(1e-6, 1e15, allow_subnormal=False))
 budgets = st.lists(bounds, max_size=6, unique_by=lambda b: b.quantity).map(lambda b: Budget(tuple(b)))
 

@@ -8,18 +8,15 @@ from sartor.reproduce.reproduction import Conditions
 TRAIN, TEST = 16, 8  # of each class: what quick runs need
 
 
-@pytest.fixture(autouse=True, scope="package")
-def quick_and_alone():
+@pytest.fixture(autouse=True)
+def quick_and_alone(monkeypatch):
     """One thread; and no waiting for the disk, which only a power cut would show."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(files, "_sync", lambda path: None)
+    monkeypatch.setattr(files, "_sync", lambda path: None)
     torch.set_num_threads(1)
-    yield
-    patch.undo()
 
 
-@pytest.fixture(autouse=True, scope="package")
-def made_up_cifar(tmp_path_factory):
+@pytest.fixture(scope="session")
+def cifar_root(tmp_path_factory):
     """CIFAR-10's binary layout with noise around a colour for each class."""
     root = tmp_path_factory.mktemp("data")
     folder = root / "images" / "cifar10"
@@ -32,10 +29,14 @@ def made_up_cifar(tmp_path_factory):
         pixels = np.clip(colours[labels] + rng.normal(0, 30, (len(labels), 3, 1024)), 0, 255).astype(np.uint8)
         records = np.concatenate([labels[:, None].astype(np.uint8), pixels.reshape(len(labels), -1)], axis=1)
         (folder / name).write_bytes(records.tobytes())
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SARTOR_DATA", str(root))
-    yield root
-    patch.undo()
+    return root
+
+
+@pytest.fixture(autouse=True)
+def made_up_cifar(cifar_root, monkeypatch):
+    """``SARTOR_DATA`` names it."""
+    monkeypatch.setenv("SARTOR_DATA", str(cifar_root))
+    return cifar_root
 
 
 @pytest.fixture

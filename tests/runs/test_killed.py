@@ -6,16 +6,33 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sartor.core.files import sha256_file
 from sartor.runs.run import Run
 
 COMMANDS = {
-    "fit": ("--budget", "params<4k", "--time", "12s"),
-    "train": ("--epochs", "6", "--set", "batch=16"),
+    "fit": ("--budget", "params<4k", "--time", "60s"),
+    "train": ("--epochs", "60", "--set", "batch=16"),
 }
+
+
+@pytest.fixture(scope="module")
+def few_pictures(tmp_path_factory):
+    """So few that all trainings end before their time: what a deadline cuts off is never the same twice."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for side in (0, 1):
+        (folder / f"side{side}").mkdir()
+        for number in range(24):
+            pixels = rng.integers(0, 120, (8, 8))
+            pixels[:, 4 * side : 4 * side + 4] += 80
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"side{side}" / f"{number}.png")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +42,12 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(pictures, cache):
+def start(few_pictures, cache):
     """Starts a command in a process of its own."""
 
     def start(command, out):
         before = ["resnet20_cifar"] if command == "train" else []
-        arguments = [command, *before, str(pictures), *COMMANDS[command], "--out", str(out)]
+        arguments = [command, *before, str(few_pictures), *COMMANDS[command], "--out", str(out)]
         code = "import sys; from sartor.cli.app import main; main(sys.argv[1:])"
         environment = {**os.environ, "SARTOR_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
@@ -46,7 +63,9 @@ def undisturbed(request, start, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / request.param
     begun = time.monotonic()
     finish(start(request.param, out))
-    return request.param, time.monotonic() - begun, contents(out)
+    seconds, left = time.monotonic() - begun, contents(out)
+    assert not any(why for _, _, why in left["candidates"].values())
+    return request.param, seconds, left
 
 
 def finish(process):
@@ -67,41 +86,40 @@ def leftovers(out):
     return [str(p.relative_to(out)) for p in out.rglob(".*")]
 
 
-def kill_at(process, seconds):
-    """Kill after so many seconds; returns whether the process was still at work."""
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
+def when_it_says(process, text):
+    """Wait until a line of its progress has the text, and a little longer."""
+    assert any(text in line.decode() for line in process.stderr), f"it never said {text!r}"
+    time.sleep(0.5)
+    return process
 
 
-def check(start, undisturbed, out, moments):
+def test_kills_in_training_and_in_export_change_nothing(start, undisturbed, tmp_path):
     command, _, expected = undisturbed
-    killed = [kill_at(start(command, out), moment) for moment in moments]
-    finish(start(command, out))
-    assert contents(out) == expected
+    for text in ("training", "measuring"):
+        process = when_it_says(start(command, tmp_path / "run"), text)
+        process.kill()
+        process.communicate()
+    finish(start(command, tmp_path / "run"))
+    assert contents(tmp_path / "run") == expected
     assert expected["leftovers"] == []
-    return killed
-
-
-def test_two_kills_change_nothing(start, undisturbed, tmp_path):
-    seconds = undisturbed[1]
-    killed = check(start, undisturbed, tmp_path / "run", [0.45 * seconds, 0.6 * seconds])
-    assert killed[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
 def test_a_kill_at_a_random_moment_changes_nothing(start, undisturbed, tmp_path, number):
-    check(start, undisturbed, tmp_path / "run", [random.Random(number).uniform(0.0, undisturbed[1])])
+    command, seconds, expected = undisturbed
+    process = start(command, tmp_path / "run")
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(random.Random(number).uniform(0.0, 0.7 * seconds))
+    process.kill()
+    process.communicate()
+    finish(start(command, tmp_path / "run"))
+    assert contents(tmp_path / "run") == expected
 
 
 def test_an_interrupt_ends_in_good_order(start, undisturbed, tmp_path):
-    command, seconds, expected = undisturbed
-    process = start(command, tmp_path / "run")
-    time.sleep(0.5 * seconds)
+    command, _, expected = undisturbed
+    process = when_it_says(start(command, tmp_path / "run"), "training")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
