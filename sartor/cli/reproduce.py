@@ -47,22 +47,29 @@ def reproduce(
     card
         Write what lies in the folder into this card, between its marks; alone, run nothing.
     """
+    from sartor.core.errors import SartorError
+
+    if seeds < 1 or (workers is not None and workers < 1):
+        raise SartorError("--seeds and --workers must be at least 1")
+    _reproduce(name, part or [], seeds, out, quick, workers, card)
+
+
+def _reproduce(
+    name: str | None, part: list[str], seeds: int, out: Path | None, quick: bool, workers: int | None, card: Path | None
+) -> None:
     from rich.console import Console
 
-    from sartor.core.errors import SartorError
     from sartor.core.machine import cores
     from sartor.reproduce.reproduction import Conditions, fill_card
     from sartor.reproduce.reproduction import reproduce as run
     from sartor.reproduce.table import REPRODUCTIONS
 
-    if seeds < 1 or (workers is not None and workers < 1):
-        raise SartorError("--seeds and --workers must be at least 1")
     results, progress = (Console(stderr=err, highlight=False, soft_wrap=True, markup=False) for err in (False, True))
     if name is None:
         _list(results)
         return
     reproduction = REPRODUCTIONS[name]
-    chosen = reproduction.chosen(part or ()) if part or not card else []
+    chosen = reproduction.chosen(part) if part or not card else []
     folder, failed = out or Path("runs", f"reproduce-{name}"), []
     conditions = Conditions(folder, seeds, quick, workers or cores(), lambda text: progress.print(f"  {text}"))
     for one in chosen:

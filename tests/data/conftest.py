@@ -17,4 +17,4 @@ def shared_images() -> Path:
     folder = Path(os.environ.get("SARTOR_DATA") or default) / "images"
     if not folder.is_dir():
         pytest.skip(f"no shared images at {folder}; set SARTOR_DATA")
-    return folder
+    return folder.resolve()

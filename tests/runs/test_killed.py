@@ -48,7 +48,10 @@ def start(few_pictures, cache):
     def start(command, out):
         before = ["resnet20_cifar"] if command == "train" else []
         arguments = [command, *before, str(few_pictures), *COMMANDS[command], "--out", str(out)]
-        code = "import sys; from sartor.cli.app import main; main(sys.argv[1:])"
+        code = (  # what runs the tests may have told its children to ignore interrupts
+            "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from sartor.cli.app import main; main(sys.argv[1:])"
+        )
         environment = {**os.environ, "SARTOR_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             [sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
