@@ -19,6 +19,7 @@ from sartor.core.files import clear_temporaries
 from sartor.core.protocols import Interrupted, Method, Task
 from sartor.runs.evaluation import ARTIFACTS, Job, evaluate
 
+_TIDY = 3.0  # seconds an idle worker gets to end by itself
 GRACE = 20.0  # seconds a worker may go past a deadline before it is ended
 _SPAWN = multiprocessing.get_context("spawn")
 OnProgress = Callable[[str, float, str], None]  # candidate id, share, text
@@ -68,7 +69,12 @@ class LocalExecutor:
         return [ended[id] for p in proposals if (id := Candidate.of(p).id) in ended]
 
     def close(self) -> None:
-        """End the workers; what they have checkpointed stays."""
+        """End the workers; what they have checkpointed stays. Idle ones end by themselves and tidy up."""
+        idle = [worker for worker in self._workers if worker.job is None]
+        for worker in idle:
+            worker.pipe.close()
+        for worker in idle:
+            worker.process.join(_TIDY)
         for worker in self._workers:
             worker.end()
         self._workers.clear()
