@@ -16,7 +16,7 @@ from sartor.core.files import sha256_file
 from sartor.runs.run import Run
 
 COMMANDS = {
-    "fit": ("--budget", "params<4k", "--time", "60s"),
+    "fit": ("--budget", "params<4k", "--time", "120s"),
     "train": ("--epochs", "60", "--set", "batch=16"),
 }
 
