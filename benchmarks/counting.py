@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks.measure import Ratio, race
-from benchmarks.peers import MODELS, import_timm
+from benchmarks.peers import MODELS, import_peer
 from benchmarks.table import Table
 from sartor.core.rng import generator
 from sartor.models.network import count, spec_of
@@ -19,7 +19,7 @@ SPECS = 2000
 def bench(options: Any, limits: dict[str, float]) -> Table:
     """Both count the same layers; building the network is timed apart, as tracers need it and counting does not."""
     table = Table("counting", "Counting parameters and multiply-adds against tracing timm's network", "")
-    timm = import_timm()
+    timm = import_peer("timm")
     for name in options.models or MODELS:
         spec = spec_of(name)
         theirs = timm.create_model(name).eval()

@@ -1,4 +1,4 @@
-"""timm as an opponent, and networks of ours with its weights."""
+"""timm and torchvision as peers, and networks of ours with timm's weights."""
 
 import warnings
 from importlib import import_module
@@ -16,23 +16,24 @@ DECLARED = (
 )
 
 
-def import_timm() -> Any:
-    """timm, also beside a build of PyTorch that torchvision was not made for."""
-    warnings.simplefilter("ignore")
-    try:
-        import_module("torchvision")
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for schema in DECLARED:
-            library.define(schema)
-        import_module("torchvision").declared = library  # type: ignore[attr-defined]  # they last as long as it does
-    return import_module("timm")
+def import_peer(name: str) -> Any:
+    """timm or torchvision, also beside a build of PyTorch that torchvision's compiled operators were not made for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import_module("torchvision")
+        except RuntimeError:
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            for schema in DECLARED:
+                library.define(schema)
+            import_module("torchvision").declared = library  # type: ignore[attr-defined]  # they last as long as it
+        return import_module(name)
 
 
 def pair(name: str) -> tuple[Any, Any]:
     """timm's network and ours with the same weights, batch norms with statistics as after training, in eval mode."""
     torch.manual_seed(0)
-    theirs = import_timm().create_model(name).eval()
+    theirs = import_peer("timm").create_model(name).eval()
     with torch.no_grad():
         for module in theirs.modules():
             if isinstance(module, torch.nn.BatchNorm2d):

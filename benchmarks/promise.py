@@ -1,16 +1,14 @@
 """Whether what was measured once holds when it is measured again, each time in a fresh process."""
 
 import statistics
-import tempfile
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from benchmarks.table import Table
 from sartor.core.cost import Amount
 from sartor.cost.meters import latency, peak_memory
 from sartor.models.network import spec_of
-from sartor.runtime.latency_table import open_bare, pictures, save_random
+from sartor.runtime.latency_table import open_bare, pictures, untrained
 
 MODELS = ("resnet20_cifar", "resnet56_cifar", "resnet18")
 ENGINES = ("onnx", "eager", "packed")
@@ -22,12 +20,9 @@ def bench(options: Any, limits: dict[str, float]) -> Table:
     table = Table("promise", f"Measured again in {PROCESSES} fresh processes", "")
     for name in options.models or MODELS:
         spec = spec_of(name)
-        size = spec.size[0]
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary, "model")
-            save_random(spec, size, folder, graph=True)
+        with untrained(spec, spec.size[0]) as folder:
             openers = [partial(open_bare, folder, engine) for engine in ENGINES]
-            raw = list(pictures(16, size, spec.channels))
+            raw = list(pictures(16, folder))
             readings = [latency(openers, raw, threads=options.threads or None) for _ in range(PROCESSES)]
             for engine, repeated in zip(ENGINES, zip(*readings, strict=True), strict=True):
                 for quantity in ("latency", "latency.p95"):

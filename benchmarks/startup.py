@@ -16,7 +16,7 @@ STARTS = {
     "import sartor.runtime": ["-c", "import sartor.runtime"],
     "import onnxruntime": ["-c", "import onnxruntime"],
     "import torch": ["-c", "import torch"],
-    "import timm": ["-c", "from benchmarks.peers import import_timm; import_timm()"],
+    "import timm": ["-c", "from benchmarks.peers import import_peer; import_peer('timm')"],
 }
 
 

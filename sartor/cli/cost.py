@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,8 @@ def cost(
     spec = as_spec(name_or_spec(model))
     signature = _signature(input) if input else spec.inputs
     channels, height, width = (side or 0 for side in signature.fields["image"].shape)
+    if measure and height != width:
+        raise SpecError(f"--measure times square images, not {height} × {width}; give --input equal sides")
     spec = spec.replace(channels=channels)
     counted = count(spec, signature)
     measured = _measured(spec, height, batch or [1, 16], threads) if measure else []
@@ -80,20 +83,20 @@ def _signature(text: str) -> Signature:
 
 def _measured(spec: Any, size: int, batches: list[int], threads: int | None) -> list[dict[str, Any]]:
     """Rows of engine, what, batch, threads, and quantity with value (ms or bytes) and spread, or why there is none."""
-    from sartor.runtime.latency_table import latency_table, serving_memory, training_memory
+    from sartor.runtime.latency_table import latency_table, serving_memory, training_memory, untrained
 
-    rows = []
-    for count in [threads] if threads else sorted({1, cores()}):
-        for batch in batches:
-            for engine, reading in latency_table(spec, size, batch, count).items():
+    rows, most = [], threads or cores()
+    with untrained(spec, size) as folder:
+        for count, batch in product([threads] if threads else sorted({1, cores()}), batches):
+            for engine, reading in latency_table(folder, batch, count).items():
                 what = "latency per image", Quantity("latency", "", batch)
                 rows.append(_row(engine, *what, batch, count, reading))
-    count = threads or cores()
+        for batch in batches:
+            reading = serving_memory(folder, batch, most)
+            rows.append(_row("eager", "memory of serving", Quantity("peak_memory", "", batch), batch, most, reading))
     for batch in batches:
-        reading = serving_memory(spec, size, batch, count)
-        rows.append(_row("eager", "memory of serving", Quantity("peak_memory", "", batch), batch, count, reading))
-        reading = training_memory(spec, size, batch, count)
-        rows.append(_row("training", "memory of a training step", Quantity("train_memory"), batch, count, reading))
+        reading = training_memory(spec, size, batch, most)
+        rows.append(_row("training", "memory of a training step", Quantity("train_memory"), batch, most, reading))
     return rows
 
 

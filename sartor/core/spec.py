@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from sartor.core.errors import SpecError, unknown
 
@@ -24,13 +24,6 @@ PLUGINS = "sartor.kinds"  # entry points of other packages: a kind = the module 
 _KINDS: dict[str, type[Any]] = {}
 _WHERE: dict[str, str] = {}  # kind -> module that defines it, for kinds not imported yet
 S = TypeVar("S", bound=type)
-
-
-@runtime_checkable
-class Spec(Protocol):
-    """Whatever a candidate is made from: of a network, a pipeline, an embedding."""
-
-    kind: ClassVar[str]
 
 
 def spec_kind(cls: S) -> S:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sartor.core.files import write_atomic
 from sartor.search.design_space_analysis import Analysis, Record, value
 from sartor.search.design_space_statistics import slope
 
@@ -195,25 +193,6 @@ def svg(figure: Figure) -> str:
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
-
-
-def save_figures(analysis: Analysis, folder: Path) -> list[Path]:
-    """Draw what the analysis has and write each picture as SVG; returns the files."""
-    figures = {"edf": plot_edf(analysis)}
-    for name, metrics in (("metrics", analysis.options.metrics), ("complexity", analysis.options.complexity)):
-        if metrics:
-            figures[name] = plot_values(analysis, metrics)
-        if metrics and len(analysis.populations) > 1:
-            figures[f"{name}_trends"] = plot_trends(analysis, metrics)
-    for name, chosen in (("best", analysis.best), ("worst", analysis.worst)):
-        records = [record for group in chosen.values() for record in group]
-        if records:
-            figures[name] = plot_networks(records)
-        if records and all("curve" in record for record in records):
-            figures[f"{name}_curves"] = plot_curves(records)
-    for name, figure in figures.items():
-        write_atomic(folder / f"{name}.svg", svg(figure))
-    return [folder / f"{name}.svg" for name in figures]
 
 
 @contextmanager

@@ -13,10 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from sartor.core.candidate import Candidate
 from sartor.core.errors import RunError
 from sartor.core.files import clear_temporaries
-from sartor.runs.evaluation import WORK
 from sartor.runs.ledger import Ledger
 
 LEDGER = "ledger.sqlite"
@@ -99,21 +97,6 @@ class Run:
                     "repeat that command or use another --out"
                 )
         return False
-
-    def workspace(self, id: str) -> Path:
-        """The folder in which a candidate is made."""
-        path = self.folder / WORK / id
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def path_of(self, candidate: Candidate) -> Path:
-        """The artifact of a candidate; raises RunError if it has none or it is gone."""
-        if candidate.artifact is None:
-            raise RunError(f"candidate {candidate.id} has no artifact ({candidate.state})")
-        path = self.folder / candidate.artifact.path
-        if not path.exists():
-            raise RunError(f"{path} is missing; the run directory was changed")
-        return path
 
 
 def versions() -> dict[str, str]:

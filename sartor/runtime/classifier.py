@@ -129,7 +129,8 @@ class ImageClassifier:
         from sartor.core.spec import from_json
         from sartor.runtime.networks import counted
 
-        return counted(from_json(self.description.network["spec"]), self.description)
+        size, views = self.description.preprocess.size, self.description.views
+        return counted(from_json(self.description.network["spec"]), (size, size), views)
 
     def _batches(self, raw: Sequence[Raw]) -> Iterator[Logits]:
         array = self.description.preprocess.array

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,32 +23,47 @@ if TYPE_CHECKING:
 ENGINES = ("eager", "folded", "compiled", "onnx", "packed", "packed-bf16")
 
 
+@contextmanager
+def untrained(spec: Any, size: int, graph: bool = True) -> Iterator[Path]:
+    """A folder with a classifier of random weights for images of ``size`` x ``size``, with its ONNX graph if possible.
+
+    It is removed at the end.
+    """
+    from sartor.data.preprocess import Preprocess
+    from sartor.models.network import build
+
+    names = [str(number) for number in range(spec.classes)]
+    classifier = ImageClassifier.of(build(spec).eval(), Preprocess(spec.channels, size), names)
+    with tempfile.TemporaryDirectory(prefix="sartor-table-") as temporary:
+        folder = Path(temporary, "model")
+        classifier.save(folder)
+        if graph:
+            from sartor.runtime.export import write_graph
+            from sartor.runtime.networks import backbone_of
+
+            with suppress(SartorError):  # without a graph the engine itself says what is missing
+                write_graph(backbone_of(classifier.description, folder), classifier.description, folder / GRAPH)
+        yield folder
+
+
 def latency_table(
-    spec: Any, size: int, batch: int = 1, threads: int | None = None, engines: Sequence[str] = ENGINES
+    folder: Path, batch: int = 1, threads: int | None = None, engines: Sequence[str] = ENGINES
 ) -> Mapping[str, Reading]:
-    """The latency of ``predict`` per image of ``size`` x ``size``, by engine, for random weights.
+    """The latency of ``predict`` per image, by engine, of the classifier in a folder.
 
     ``threads`` None is one for each core. An engine that cannot run here has its reason instead. ``packed-bf16``
     is timed without a guard, which only a trained network can have. Raises SartorError for an unknown engine.
     """
     for name in engines:
         OPENERS[name]
-    with tempfile.TemporaryDirectory(prefix="sartor-table-") as temporary:
-        folder = Path(temporary, "model")
-        save_random(spec, size, folder, graph="onnx" in engines)
-        openers = [partial(open_bare, folder, name) for name in engines]
-        raw = list(pictures(8, size, spec.channels))
-        readings = latency(openers, raw, batch=batch, threads=threads)
+    openers = [partial(open_bare, folder, name) for name in engines]
+    readings = latency(openers, list(pictures(8, folder)), batch=batch, threads=threads)
     return dict(zip(engines, readings, strict=True))
 
 
-def serving_memory(spec: Any, size: int, batch: int, threads: int | None = None, engine: str = "eager") -> Reading:
-    """The peak memory of answering ``batch`` images of ``size`` x ``size`` on an engine, for random weights."""
-    with tempfile.TemporaryDirectory(prefix="sartor-table-") as temporary:
-        folder = Path(temporary, "model")
-        save_random(spec, size, folder, graph=engine == "onnx")
-        raw = list(pictures(batch, size, spec.channels))
-        return peak_memory(partial(open_bare, folder, engine), raw, batch=batch, threads=threads)
+def serving_memory(folder: Path, batch: int, threads: int | None = None, engine: str = "eager") -> Reading:
+    """The peak memory of answering ``batch`` images at once on an engine, of the classifier in a folder."""
+    return peak_memory(partial(open_bare, folder, engine), list(pictures(batch, folder)), batch=batch, threads=threads)
 
 
 def training_memory(spec: Any, size: int, batch: int, threads: int | None = None) -> Reading:
@@ -82,24 +97,9 @@ def training_step(spec: Any, size: int, batch: int) -> Callable[[], None]:
     return step
 
 
-def save_random(spec: Any, size: int, folder: Path, graph: bool) -> None:
-    """Write a classifier with random weights to a folder, with its ONNX graph if wanted and possible."""
-    from sartor.data.preprocess import Preprocess
-    from sartor.models.network import build
-
-    preprocess = Preprocess(spec.channels, size)
-    names = [str(number) for number in range(spec.classes)]
-    classifier = ImageClassifier.of(build(spec).eval(), preprocess, names)
-    classifier.save(folder)
-    if graph:
-        from sartor.runtime.export import write_graph
-        from sartor.runtime.networks import backbone_of
-
-        with suppress(SartorError):  # without a graph the engine itself says what is missing
-            write_graph(backbone_of(classifier.description, folder), classifier.description, folder / GRAPH)
-
-
-def pictures(count: int, size: int, channels: int) -> NDArray[np.uint8]:
-    """Random uint8 pictures (count, size, size, 3), or (count, size, size) for one channel."""
-    shape = (count, size, size, 3) if channels == 3 else (count, size, size)
+def pictures(count: int, folder: Path) -> NDArray[np.uint8]:
+    """Random uint8 pictures that suit a folder's classifier: (count, size, size, 3), or without the 3 for grey."""
+    preprocess = Description.read(folder).preprocess
+    size = preprocess.size
+    shape = (count, size, size, 3) if preprocess.channels == 3 else (count, size, size)
     return generator("pictures", shape).integers(0, 256, shape).astype("uint8")

@@ -80,10 +80,9 @@ def frozen_copy(backbone: Any) -> Any:
     return restore(build(deployed.spec, device="meta"), deployed.state_dict(), deployed.spec.kind)
 
 
-def counted(spec: Any, description: Description) -> Cost:
-    """The counted cost of one answer of a spec's network."""
-    size, views = description.preprocess.size, description.views
-    tally: Tally = spec.tally((size, size))
+def counted(spec: Any, size: tuple[int, int] | None, views: int) -> Cost:
+    """The counted cost of one answer of a spec's network at (height, width), run on each view."""
+    tally: Tally = spec.tally(size)
     return replace(tally, **{name: views * getattr(tally, name) for name in ("macs", "activations", "traffic")}).cost()
 
 

@@ -22,6 +22,7 @@ from sartor.core.rng import generator
 from sartor.core.spec import Json, spec_id
 from sartor.models.network import build, count
 from sartor.runtime.classifier import ImageClassifier
+from sartor.runtime.networks import counted
 from sartor.search.sharing import TimeShare
 from sartor.search.spaces import family_space
 from sartor.search.spaces_near import near, smallest
@@ -242,8 +243,7 @@ class _Wave:
         """The final networks, answering with the mean over the image and its mirror image."""
         proposals = []
         for c in self.ranked(self.of("final")):
-            both = Cost({n: replace(a, value=2 * a.value) for n, a in count(c.proposal.spec).amounts.items()})
-            both = Cost({**both.amounts, "params": count(c.proposal.spec).amounts["params"]})
+            both = counted(c.proposal.spec, None, views=2)
             if self.budget.of("counted").verdict(both) != "out":
                 proposal = self.proposal(c, "views", c.proposal.rung, 0, [Parent(c.id, "init")], 1.0)
                 proposals.append(replace(proposal, counted=both, threads=self.share.slots))

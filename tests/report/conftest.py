@@ -15,6 +15,7 @@ from sartor.core.candidate import Artifact, Candidate, Parent, Proposal, Quality
 from sartor.core.cost import Amount, Cost, counted
 from sartor.models.anynet import AnyNet, Stage, Stem
 from sartor.models.vision.resnet import Basic, Bottleneck
+from sartor.runs.evaluation import WORK
 from sartor.runs.run import Run
 
 MACHINE = "2 cores of a test machine"
@@ -148,8 +149,9 @@ class RunWriter:
             }
             for k in range(1, steps // 10 + 1)
         ]
-        path = self.run.workspace(c.id) / "history.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        workspace = self.run.folder / WORK / c.id
+        workspace.mkdir(parents=True)
+        (workspace / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def _choose(self, c: Candidate) -> None:
         accuracy = c.quality.values["accuracy"] if c.quality else 0.0

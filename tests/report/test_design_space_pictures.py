@@ -68,13 +68,8 @@ def test_scaling_names_the_exponent():
     assert list(ax.lines[1].get_xdata()) == [1e8, 1e9, 4e9]
 
 
-def test_pictures_are_written_alike(analysis, tmp_path):
-    files = pictures.save_figures(analysis, tmp_path / "a")
-    assert {file.stem for file in files} == {
-        "edf", "metrics", "metrics_trends", "complexity", "complexity_trends", "best", "best_curves", "worst",
-        "worst_curves",
-    }  # fmt: skip
-    for file in files:
-        assert "<svg" in file.read_text()
-    assert pictures.svg(pictures.plot_edf(analysis)) == pictures.svg(pictures.plot_edf(analysis))
-    assert "error at most" in (tmp_path / "a" / "edf.svg").read_text()
+def test_pictures_are_written_alike(analysis):
+    drawn, again = (pictures.svg(pictures.plot_edf(analysis)) for _ in range(2))
+    assert drawn == again
+    assert "<svg" in drawn
+    assert "error at most" in drawn

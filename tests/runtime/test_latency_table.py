@@ -11,7 +11,7 @@ from sartor.core.errors import SartorError
 from sartor.cost.meters import latency, peak_memory, storage
 from sartor.models.network import spec_of
 from sartor.runtime import ImageClassifier
-from sartor.runtime.latency_table import latency_table, training_memory
+from sartor.runtime.latency_table import latency_table, training_memory, untrained
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +20,10 @@ def briefly(monkeypatch):
 
 
 def test_larger_networks_are_slower_on_every_engine():
-    small = latency_table(SPEC, 24, threads=1, engines=("eager", "packed"))
-    large = latency_table(spec_of("resnet56_cifar"), 64, threads=1, engines=("eager", "packed"))
+    with untrained(SPEC, 24, graph=False) as folder:
+        small = latency_table(folder, threads=1, engines=("eager", "packed"))
+    with untrained(spec_of("resnet56_cifar"), 64, graph=False) as folder:
+        large = latency_table(folder, threads=1, engines=("eager", "packed"))
     assert list(small) == ["eager", "packed"]
     for name, reading in small.items():
         if not reading.why:
@@ -33,14 +35,15 @@ def test_an_engine_that_cannot_run_has_a_reason(monkeypatch):
         raise SartorError("no ONNX form")
 
     monkeypatch.setattr(sartor.runtime.export, "write_graph", fail)
-    table = latency_table(SPEC, 24, batch=2, threads=1, engines=("onnx", "eager"))
+    with untrained(SPEC, 24) as folder:
+        table = latency_table(folder, batch=2, threads=1, engines=("onnx", "eager"))
     assert "model.onnx to run" in table["onnx"].why
     assert table["eager"].cost.value("latency@2") > 0
 
 
-def test_unknown_engines_are_refused_before_anything_is_measured():
+def test_unknown_engines_are_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(SartorError, match="unknown engine 'eagre': did you mean eager"):
-        latency_table(SPEC, 24, engines=("eagre",))
+        latency_table(tmp_path, engines=("eagre",))
 
 
 def test_an_exported_classifier_can_be_metered(exported):
