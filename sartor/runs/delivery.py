@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,22 +37,28 @@ def deliver(run: Run, task: Any, budget: Budget, clock: Clock) -> Candidate:
     for c in measure(run.folder, _worth_measuring(run.ledger.candidates(), budget, task), quantities, task):
         run.ledger.put(c, clock.used())
     front = measured_front(run, task, budget)
-    refused = set[str]()
-    while True:
-        members = [c for c in front.members if c.id not in refused]
-        best = Front(tuple(members), front.task, front.metric, front.fields).best(budget)
-        (again,) = measure(run.folder, [best], quantities, task)
-        if budget.verdict(again.cost) == "in":
-            break
-        refused.add(best.id)
-        run.ledger.event(
-            f"{best.id} measured again was outside the budget: {budget.describe(again.cost)}", clock.used()
-        )
+    best, *refused = confirmed(front, budget, lambda c: measure(run.folder, [c], quantities, task)[0])
+    for c in refused:
+        run.ledger.event(f"{c.id} measured again was outside the budget: {budget.describe(c.cost)}", clock.used())
     (source,) = served(run.folder, [best], task)
     with replacing_folder(run.folder / BEST) as new:
         shutil.copytree(source, new, dirs_exist_ok=True)
-    run.ledger.keep(winner=_judge(run, again, task))
-    return again
+    run.ledger.keep(winner=_judge(run, best, task))
+    return best
+
+
+def confirmed(front: Front, budget: Budget, again: Callable[[Candidate], Candidate]) -> list[Candidate]:
+    """The best member that is inside the budget also when measured ``again``, then those that no longer were.
+
+    Raises ImpossibleBudget naming the nearest, by its last measurement.
+    """
+    refused: list[Candidate] = []
+    while True:
+        found = again(front.best(budget))
+        if budget.verdict(found.cost) == "in":
+            return [found, *refused]
+        refused.append(found)
+        front = replace(front, members=tuple(found if c.id == found.id else c for c in front.members))
 
 
 def measured_front(run: Run, task: Any, budget: Budget) -> Front:

@@ -1,6 +1,7 @@
 """The main job from end to end, on a folder as users have them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -9,9 +10,12 @@ import torch
 from PIL import Image
 
 import sartor
+from sartor.core.budget import Budget
 from sartor.core.candidate import Candidate
+from sartor.core.cost import Cost
 from sartor.core.errors import DataError, ImpossibleBudget, RunError, SartorError
 from sartor.models.network import count
+from sartor.runs.delivery import confirmed
 from sartor.runs.run import Run
 from sartor.runtime.classifier import ImageClassifier
 from sartor.weights import from_pretrained
@@ -38,6 +42,21 @@ def test_the_front_dominates_what_was_measured(job):
             and all(o.cost.value(f) <= c.cost.value(f) for f in job.front.fields)
             for o in others
         )
+
+
+def test_the_winner_is_inside_when_measured_again(job):
+    first, limit = job.front.members[0], 2 * max(c.cost.amounts["latency"].upper for c in job.front.members)
+    budget = Budget.parse(f"latency<{limit}ms")
+
+    def slower(c):
+        latency = c.cost.amounts["latency"]
+        return c.having(cost=c.cost | Cost({"latency": replace(latency, value=3 * limit)}))
+
+    best, *refused = confirmed(job.front, budget, lambda c: slower(c) if c is first else c)
+    assert best in job.front.members[1:]
+    assert [c.id for c in refused] == [first.id]
+    with pytest.raises(ImpossibleBudget, match=f"no candidate is within {budget}; the nearest has latency"):
+        confirmed(job.front, budget, slower)
 
 
 def test_what_could_not_be_read_is_listed(job):
