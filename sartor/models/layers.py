@@ -93,6 +93,20 @@ class MaxPool(NamedTuple):
         return nn.MaxPool2d(3, 2, 1)
 
 
+class AvgPool(NamedTuple):
+    """The mean over squares of ``side`` pixels, without overlap; at the border over the pixels that are there."""
+
+    side: int
+
+    def add_to(self, tally: Tally, size: Size) -> Size:
+        """Count the layer: free."""
+        return -(-size[0] // self.side), -(-size[1] // self.side)
+
+    def build(self) -> nn.Module:
+        """The module."""
+        return nn.AvgPool2d(self.side, ceil_mode=True, count_include_pad=False)
+
+
 class Linear(NamedTuple):
     """A matrix product with bias on pooled features."""
 

@@ -27,6 +27,7 @@ NAMES = [
     "resnet110_relu_preact_cifar",
     "regnetx_002",
     "regnety_002",
+    "resnetrs50",
 ]
 UNITS = {
     "scaled": Unit(shortcut=Scaling(0.5, 0.5)),
