@@ -117,9 +117,9 @@ class Block(nn.Module):
 class Stem:
     """Convolution, then (``norm``) normalisation and activation, then (``pool``) a 3x3 max-pooling of stride 2.
 
-    ``deep`` > 0 follows the convolution, then so wide, by two 3x3 ones of stride 1, ``deep`` and ``width`` wide
-    (ResNet-C and -D: He et al. 2019, arXiv 1812.01187, section 4.2). ``pool`` "conv" is a normalised and activated
-    3x3 convolution of stride 2 instead of the max-pooling.
+    ``before`` has the widths of normalised and activated convolutions before it: the first takes its kernel and stride,
+    the others are 3x3, and its own kernel is ``last`` (ResNet-C and -D: He et al. 2019, arXiv 1812.01187, section 4.2).
+    ``pool`` "conv" is a normalised and activated 3x3 convolution of stride 2 instead of the max-pooling.
     """
 
     kind: ClassVar[str] = "stem"
@@ -128,11 +128,12 @@ class Stem:
     stride: int = 1
     pool: bool | Literal["conv"] = False
     norm: bool = True
-    deep: int = 0
+    before: tuple[int, ...] = ()
+    last: int = 3
 
     def __post_init__(self) -> None:
-        if self.deep < 0 or (self.deep and not self.norm):
-            raise SpecError(f"stem: a deep stem has a positive width and is normalised, not {self.deep}, {self.norm}")
+        if self.before and (min(self.before) < 1 or not self.norm):
+            raise SpecError(f"stem: convolutions before the last need widths of at least 1 and norm, not {self.before}")
 
 
 @spec_kind
@@ -164,6 +165,7 @@ NAMES: Mapping[str, Names] = {
     "resnet": Names(),
     "preact": Names("stem.conv", "stem.norm", "stages.{stage}.blocks.{block}", head="head.fc"),
     "regnet": Names("stem.conv", "stem.bn", "s{stage1}.b{block1}", head="head.fc"),
+    "hardnet": Names("stem.conv", "stem.norm", "blocks.{stage}.{block}", head="head.fc"),
     "resnetv2": Names("stem.conv", "stem.norm", "stages.{stage}.blocks.{block}", head="head.fc", head_is_conv=True),
 }
 
@@ -186,7 +188,7 @@ class AnyNet:
     classes: int = 1000
     channels: int = 3
     size: tuple[int, int] = (224, 224)
-    act: Literal["relu", "silu", "gelu"] = "relu"
+    act: Literal["relu", "relu6", "silu", "gelu"] = "relu"
     final_norm: bool = False
     head_width: int = 0
     dropout: float = 0.0
@@ -237,18 +239,20 @@ class AnyNet:
     def first_conv(self) -> str:
         """The name of the convolution that sees the image."""
         name = NAMES[self.names].stem_conv
-        return f"{name}.0" if self.stem.deep else name
+        return f"{name}.0" if self.stem.before else name
 
     def stem_path(self) -> Path:
         """The stem's layers under their state-dict names."""
         names, stem = NAMES[self.names], self.stem
-        width, layers = stem.deep or stem.width, dict[str, Layer]()
-        layers[self.first_conv] = Conv(self.channels, width, stem.kernel, stem.stride)
-        if stem.deep:
-            layers[f"{names.stem_conv}.1"] = Norm(width)
-            layers[f"{names.stem_conv}.3"] = Conv(width, width, 3)
-            layers[f"{names.stem_conv}.4"] = Norm(width)
-            layers[f"{names.stem_conv}.6"] = Conv(width, stem.width, 3)
+        w_in, layers = self.channels, dict[str, Layer]()
+        for number, width in enumerate((*stem.before, stem.width)):
+            last, first = number == len(stem.before), number == 0
+            conv = f"{names.stem_conv}.{3 * number}" if stem.before else names.stem_conv
+            kernel, stride = (stem.kernel, stem.stride) if first else (stem.last if last else 3, 1)
+            layers[conv] = Conv(w_in, width, kernel, stride)
+            if not last:
+                layers[f"{names.stem_conv}.{3 * number + 1}"] = Norm(width)
+            w_in = width
         if stem.norm:
             layers[names.stem_norm] = Norm(stem.width)
         if stem.pool == "conv":

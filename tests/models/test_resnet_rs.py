@@ -33,7 +33,7 @@ MACS = {  # of all published pairs of depth and side
 def tiny(**changes):
     block = Bottleneck(4, shortcut="D", se=0.25)
     stages = (Stage(block, 1, 16), Stage(block, 2, 16, 2), Stage(block, 1, 24, 2))
-    values = {"stem": Stem(8, 3, 2, "conv", deep=4), "classes": 3, "size": (45, 45)}
+    values = {"stem": Stem(8, 3, 2, "conv", before=(4, 6)), "classes": 3, "size": (45, 45)}
     return AnyNet(**{**values, "stages": stages, **changes})
 
 
@@ -141,9 +141,9 @@ def test_the_shortcut_averages():
     "changes",
     [
         {},
-        {"stem": Stem(8, 5, deep=4)},
+        {"stem": Stem(8, 5, before=(4,))},
         {"stem": Stem(8, pool="conv")},
-        {"stem": Stem(8, 3, 2, pool=True, deep=4), "names": "preact", "final_norm": True},
+        {"stem": Stem(8, 3, 2, pool=True, before=(4,)), "names": "preact", "final_norm": True},
         {"stages": (Stage(Bottleneck(8, 2, "D"), 2, 12, 3),)},
     ],
 )
@@ -157,5 +157,5 @@ def test_the_input_convolution():
 
 
 def test_impossible_stems():
-    with pytest.raises(SpecError, match="deep stem"):
-        Stem(8, norm=False, deep=4)
+    with pytest.raises(SpecError, match="widths of at least 1 and norm"):
+        Stem(8, norm=False, before=(4,))

@@ -57,6 +57,7 @@ def test_the_papers_own():
         "preact-imagenet": (90, 256, 0.1, 1e-4),
         "regnet-imagenet": (100, 1024, 0.8, 5e-5),
         "regnet-population": (10, 128, 0.05, 5e-5),
+        "hardnet-imagenet": (150, 256, 0.05, 6e-5),
     }.items():
         r = recipe(name)
         assert (r.epochs, r.batch, r.full_lr(), r.weight_decay) == (epochs, batch, pytest.approx(lr), decay), name

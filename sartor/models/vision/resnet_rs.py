@@ -61,7 +61,7 @@ def resnet_rs(depth: int, side: int) -> AnyNet:
                 for s, blocks in enumerate(DEPTHS[depth])
             )
             return AnyNet(
-                Stem(64, 3, 2, pool="conv", deep=32), stages, size=(side, side), dropout=regime.dropout,
+                Stem(64, 3, 2, pool="conv", before=(32, 32)), stages, size=(side, side), dropout=regime.dropout,
                 drop_path=regime.drop_path, drop_by="stage", fc_std=0.01, zero_gamma=True,
             )  # fmt: skip
     pairs = ", ".join(f"{r.depth} at {r.side}" for r in REGIMES)
