@@ -27,6 +27,7 @@ FIELDS: Mapping[str, CostField] = {
     "macs": CostField("count", "1", "counted", "multiply-adds of convolutions and matrix products for one example"),
     "activations": CostField("count", "1", "counted", "values put out by convolutions and linear layers"),
     "traffic": CostField("bytes", "B", "counted", "bytes convolutions and linear layers read and write, float32"),
+    "cio": CostField("count", "1", "counted", "feature-map values that convolutions read and write (CIO)"),
     "storage": CostField("bytes", "B", "measured", "bytes of everything the exported model needs"),
     "latency": CostField("time", "ms", "measured", "time from a decoded example in memory to its answer"),
     "peak_memory": CostField("bytes", "B", "measured", "resident memory that opening and running the model adds"),
@@ -35,7 +36,7 @@ FIELDS: Mapping[str, CostField] = {
     "train_seconds": CostField("time", "s", "measured", "time spent training this candidate"),
     "lineage_seconds": CostField("time", "s", "measured", "training time of this candidate and all its ancestors"),
 }
-BOUNDABLE = ("params", "macs", "activations", "traffic", "storage", "latency", "peak_memory")  # by a budget
+BOUNDABLE = ("params", "macs", "activations", "traffic", "cio", "storage", "latency", "peak_memory")  # by a budget
 BATCHED = ("latency", "peak_memory")  # what differs with the batch size
 ALIASES: Mapping[str, str] = {"memory": "peak_memory"}
 STATISTICS = ("p95",)  # the median is what an unqualified field means

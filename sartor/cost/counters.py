@@ -17,7 +17,9 @@ class Tally:
     """Running totals for one example.
 
     The ``sartor`` convention counts multiply-adds of convolutions and linear layers without biases, and as
-    activations their outputs. ``pycls`` also counts bias additions and max-pool outputs (it exists for parity).
+    activations their outputs. ``cio`` is the values that convolutions read and write, a map once each time it is read
+    (Chao et al. 2019, arXiv 1909.00948, section 3); ``traffic`` is the bytes of these, of their weights and of linear
+    layers. ``pycls`` also counts bias additions and max-pool outputs (it exists for parity).
     """
 
     convention: Convention = "sartor"
@@ -25,6 +27,7 @@ class Tally:
     macs: int = 0
     activations: int = 0
     traffic: int = 0
+    cio: int = 0
 
     def conv(self, w_in: int, w_out: int, weights: int, bias: bool, size_in: Size, size_out: Size) -> None:
         """A 2-D convolution with so many weights from ``size_in`` to ``size_out``."""
@@ -33,7 +36,9 @@ class Tally:
         self.params += weights
         self.macs += weights * pixels
         self.activations += out
-        self.traffic += FLOAT_BYTES * (w_in * size_in[0] * size_in[1] + out + weights)
+        moved = w_in * size_in[0] * size_in[1] + out
+        self.cio += moved
+        self.traffic += FLOAT_BYTES * (moved + weights)
         if bias:
             self.params += w_out
             if self.convention == "pycls":
@@ -61,10 +66,12 @@ class Tally:
         self.macs += times * other.macs
         self.activations += times * other.activations
         self.traffic += times * other.traffic
+        self.cio += times * other.cio
 
     def cost(self) -> Cost:
         """The totals as a counted cost."""
-        return counted(params=self.params, macs=self.macs, activations=self.activations, traffic=self.traffic)
+        names = ("params", "macs", "activations", "traffic", "cio")
+        return counted(**{name: getattr(self, name) for name in names})
 
 
 def out_size(size: Size, kernel: int, stride: int, padding: int) -> Size:

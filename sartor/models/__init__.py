@@ -15,5 +15,6 @@ KINDS = {
         "dropped_shortcut",
     ),
     "sartor.models.vision.regnet": ("regnet_x", "regnet_conv"),
+    "sartor.models.vision.hardnet": ("harmonic",),
 }
 lazy_kinds({kind: module for module, kinds in KINDS.items() for kind in kinds})

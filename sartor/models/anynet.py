@@ -115,14 +115,25 @@ class Block(nn.Module):
 @spec_kind
 @dataclass(frozen=True, slots=True)
 class Stem:
-    """Convolution, then (``norm``) normalisation and activation, then (``pool``) a 3x3 max-pooling of stride 2."""
+    """Convolution, then (``norm``) normalisation and activation, then (``pool``) a 3x3 max-pooling of stride 2.
+
+    ``before`` has the widths of normalised and activated convolutions before it: the first takes its kernel and stride,
+    the others are 3x3, and its own kernel is ``last`` (ResNet-C and -D: He et al. 2019, arXiv 1812.01187, section 4.2).
+    ``pool`` "conv" is a normalised and activated 3x3 convolution of stride 2 instead of the max-pooling.
+    """
 
     kind: ClassVar[str] = "stem"
     width: int
     kernel: int = 3
     stride: int = 1
-    pool: bool = False
+    pool: bool | Literal["conv"] = False
     norm: bool = True
+    before: tuple[int, ...] = ()
+    last: int = 3
+
+    def __post_init__(self) -> None:
+        if self.before and (min(self.before) < 1 or not self.norm):
+            raise SpecError(f"stem: convolutions before the last need widths of at least 1 and norm, not {self.before}")
 
 
 @spec_kind
@@ -154,6 +165,7 @@ NAMES: Mapping[str, Names] = {
     "resnet": Names(),
     "preact": Names("stem.conv", "stem.norm", "stages.{stage}.blocks.{block}", head="head.fc"),
     "regnet": Names("stem.conv", "stem.bn", "s{stage1}.b{block1}", head="head.fc"),
+    "hardnet": Names("stem.conv", "stem.norm", "blocks.{stage}.{block}", head="head.fc"),
     "resnetv2": Names("stem.conv", "stem.norm", "stages.{stage}.blocks.{block}", head="head.fc", head_is_conv=True),
 }
 
@@ -164,8 +176,10 @@ class AnyNet:
     """A convolutional classifier. ``size`` is the height and width it is meant for; any size runs.
 
     ``final_norm`` adds normalisation and activation after the last block (pre-activation nets), ``head_width``
-    a 1x1 convolution before the pooling (0: none). ``init`` is the fan of the normal initialisation, ``fc_std``
-    the spread of the classifier's (0: the framework's uniform), ``zero_gamma`` starts residual branches at zero.
+    a 1x1 convolution before the pooling (0: none). Stochastic depth grows from 0 to ``drop_path`` block by block or,
+    with ``drop_by`` "stage", is (i + 1) / (stages + 1) of it in stage i, from 1. ``init`` is the fan of the normal
+    initialisation, ``fc_std`` the spread of the classifier's (0: the framework's uniform), ``zero_gamma`` starts
+    residual branches at zero.
     """
 
     kind: ClassVar[str] = "anynet"
@@ -174,11 +188,12 @@ class AnyNet:
     classes: int = 1000
     channels: int = 3
     size: tuple[int, int] = (224, 224)
-    act: Literal["relu", "silu", "gelu"] = "relu"
+    act: Literal["relu", "relu6", "silu", "gelu"] = "relu"
     final_norm: bool = False
     head_width: int = 0
     dropout: float = 0.0
     drop_path: float = 0.0
+    drop_by: Literal["block", "stage"] = "block"
     init: Literal["fan_out", "fan_in"] = "fan_out"
     fc_std: float = 0.0
     zero_gamma: bool = False
@@ -220,13 +235,29 @@ class AnyNet:
         """The module name of a block, counted as ``blocks`` does."""
         return NAMES[self.names].block.format(stage=stage, stage1=stage + 1, block=block, block1=block + 1)
 
+    @property
+    def first_conv(self) -> str:
+        """The name of the convolution that sees the image."""
+        name = NAMES[self.names].stem_conv
+        return f"{name}.0" if self.stem.before else name
+
     def stem_path(self) -> Path:
         """The stem's layers under their state-dict names."""
         names, stem = NAMES[self.names], self.stem
-        layers: dict[str, Layer] = {names.stem_conv: Conv(self.channels, stem.width, stem.kernel, stem.stride)}
+        w_in, layers = self.channels, dict[str, Layer]()
+        for number, width in enumerate((*stem.before, stem.width)):
+            last, first = number == len(stem.before), number == 0
+            conv = f"{names.stem_conv}.{3 * number}" if stem.before else names.stem_conv
+            kernel, stride = (stem.kernel, stem.stride) if first else (stem.last if last else 3, 1)
+            layers[conv] = Conv(w_in, width, kernel, stride)
+            if not last:
+                layers[f"{names.stem_conv}.{3 * number + 1}"] = Norm(width)
+            w_in = width
         if stem.norm:
             layers[names.stem_norm] = Norm(stem.width)
-        if stem.pool:
+        if stem.pool == "conv":
+            layers |= {"maxpool.0": Conv(stem.width, stem.width, 3, 2), "maxpool.1": Norm(stem.width)}
+        elif stem.pool:
             layers["maxpool"] = MaxPool(stem.width)
         return Path(layers)
 
@@ -293,11 +324,13 @@ class AnyNetBackbone(nn.Module):
         self.spec = spec
         self.checkpointing = False
         self._blocks: dict[str, str] = {}  # seam -> module path
+        self._stem = tuple(spec.stem_path().layers)
         place_paths(self, (spec.stem_path(),))
         depth = sum(stage.depth for stage in spec.stages)
         for index, (s, b, kind, site) in enumerate(spec.blocks()):
             path, block = spec.block_path(s, b), kind.build(site, spec.act)
-            block.drop_rate = spec.drop_path * index / max(1, depth - 1)
+            share = (s + 2) / (len(spec.stages) + 1) if spec.drop_by == "stage" else index / max(1, depth - 1)
+            block.drop_rate = spec.drop_path * share
             place(self, path, block)
             self._blocks[f"stage{s + 1}.{b + 1}"] = path
         place_paths(self, (spec.neck_path(), spec.head_path()))
@@ -351,7 +384,7 @@ class AnyNetBackbone(nn.Module):
             for number, path in enumerate(residual)
             for name, _ in self.get_submodule(path).named_modules(prefix=path)
         }
-        ends = {NAMES[self.spec.names].stem_conv: "input", NAMES[self.spec.names].head: "readout"}
+        ends = {self.spec.first_conv: "input", NAMES[self.spec.names].head: "readout"}
         roles = {}
         for path, module in self.named_modules():
             for name, parameter in module.named_parameters(path, recurse=False):
@@ -388,11 +421,10 @@ class AnyNetBackbone(nn.Module):
         return getattr(self, f"_run_{name}")(x)  # type: ignore[no-any-return]
 
     def _run_stem(self, x: Tensor) -> Tensor:
-        names, stem = NAMES[self.spec.names], self.spec.stem
-        x = self.get_submodule(names.stem_conv)(x)
-        if stem.norm:
-            x = self.act(self.get_submodule(names.stem_norm)(x))
-        return self.maxpool(x) if stem.pool else x
+        for name in self._stem:
+            module = self.get_submodule(name)
+            x = self.act(module(x)) if isinstance(module, nn.BatchNorm2d) else module(x)
+        return x
 
     def _run_norm(self, x: Tensor) -> Tensor:
         return self.act(self.get_submodule(NAMES[self.spec.names].norm)(x))  # type: ignore[no-any-return]

@@ -78,19 +78,34 @@ class Norm(NamedTuple):
 
 
 class MaxPool(NamedTuple):
-    """A 3x3 max-pooling with stride 2 and padding 1."""
+    """A max-pooling with stride 2, of 3x3 with padding 1 or of 2x2 without."""
 
     width: int
+    kernel: int = 3
 
     def add_to(self, tally: Tally, size: Size) -> Size:
         """Count the layer."""
-        out = out_size(size, 3, 2, 1)
+        out = out_size(size, self.kernel, 2, (self.kernel - 1) // 2)
         tally.max_pool(self.width, out)
         return out
 
     def build(self) -> nn.Module:
         """The module."""
-        return nn.MaxPool2d(3, 2, 1)
+        return nn.MaxPool2d(self.kernel, 2, (self.kernel - 1) // 2)
+
+
+class AvgPool(NamedTuple):
+    """The mean over squares of ``side`` pixels, without overlap; at the border over the pixels that are there."""
+
+    side: int
+
+    def add_to(self, tally: Tally, size: Size) -> Size:
+        """Count the layer: free."""
+        return -(-size[0] // self.side), -(-size[1] // self.side)
+
+    def build(self) -> nn.Module:
+        """The module."""
+        return nn.AvgPool2d(self.side, ceil_mode=True, count_include_pad=False)
 
 
 class Linear(NamedTuple):
@@ -147,11 +162,16 @@ def place_paths(root: nn.Module, paths: tuple[Path, ...]) -> None:
             place(root, name, layer.build())
 
 
-_ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+_ACTIVATIONS: Mapping[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+}
 
 
 def activation(name: str, inplace: bool = True) -> nn.Module:
-    """``relu``, ``silu`` or ``gelu``; ``inplace`` where the module can."""
+    """``relu``, ``relu6``, ``silu`` or ``gelu``; ``inplace`` where the module can."""
     module = _ACTIVATIONS[name]
     return module() if module is nn.GELU else module(inplace=inplace)
 

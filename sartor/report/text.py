@@ -17,6 +17,7 @@ _LABELS: Mapping[str, str] = {  # of fields whose own name is short for somethin
     "params": "parameters",
     "macs": "multiply-adds",
     "traffic": "memory traffic",
+    "cio": "feature-map traffic",
     "peak_memory": "memory",
     "train_memory": "training memory",
     "train_seconds": "training time",

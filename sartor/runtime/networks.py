@@ -83,7 +83,8 @@ def frozen_copy(backbone: Any) -> Any:
 def counted(spec: Any, size: tuple[int, int] | None, views: int) -> Cost:
     """The counted cost of one answer of a spec's network at (height, width), run on each view."""
     tally: Tally = spec.tally(size)
-    return replace(tally, **{name: views * getattr(tally, name) for name in ("macs", "activations", "traffic")}).cost()
+    moved = ("macs", "activations", "traffic", "cio")
+    return replace(tally, **{name: views * getattr(tally, name) for name in moved}).cost()
 
 
 def backbone_of(description: Description, source: Path | Any) -> Any:

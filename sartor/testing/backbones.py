@@ -91,18 +91,19 @@ def randomise_norms(network: nn.Module, x: Any, seed: int = 0) -> None:
 
 
 def observed_cost(network: nn.Module, x: Tensor) -> Cost:
-    """What hooks see of one forward pass: params, macs, activations and traffic for one example.
+    """What hooks see of one forward pass: params, macs, activations, traffic and cio for one example.
 
     The same is counted as by ``count``: weights, inputs and outputs of convolutions and linear layers.
     """
-    macs = activations = traffic = 0
+    macs = activations = traffic = cio = 0
 
     def see(module: Any, args: tuple[Tensor], out: Tensor) -> None:
-        nonlocal macs, activations, traffic
+        nonlocal macs, activations, traffic, cio
         given, made = args[0][0].numel(), out[0].numel()
         macs += made * module.weight[0].numel()
         activations += made
         traffic += FLOAT_BYTES * (given + made + module.weight.numel())
+        cio += given + made if isinstance(module, nn.Conv2d) else 0
 
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     handles = [layer.register_forward_hook(see) for layer in layers]
@@ -113,7 +114,7 @@ def observed_cost(network: nn.Module, x: Tensor) -> Cost:
         for handle in handles:
             handle.remove()
     params = sum(parameter.numel() for parameter in network.parameters())
-    return counted(params=params, macs=macs, activations=activations, traffic=traffic)
+    return counted(params=params, macs=macs, activations=activations, traffic=traffic, cio=cio)
 
 
 def spec_law(subject: Subject) -> None:

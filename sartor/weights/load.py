@@ -30,9 +30,9 @@ def load_weights(network: Any, weights: str | Path, *, device: str = "cpu") -> A
     name such as ``timm/resnext50_32x4d.a1h_in1k``. A network on the meta device gets its memory on ``device``,
     and each weight is written once; any other network is filled where it is.
 
-    torchvision's and pycls's names are translated. A classifier for another number of classes starts anew, a
-    first convolution for other channels is adapted as by ``adapt_channels``; both are logged. Any other
-    difference, or a file that cannot be found or trusted, raises WeightsError.
+    The names of torchvision, of pycls and of HarDNet's authors are translated. A classifier for another number of
+    classes starts anew, a first convolution for other channels is adapted as by ``adapt_channels``; both are logged.
+    Any other difference, or a file that cannot be found or trusted, raises WeightsError.
     """
     path = find_weights(weights)
     state, notes = read_state(path), list[str]()
@@ -83,7 +83,13 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
 
 def _translate(state: dict[str, Tensor], network: Any, notes: list[str]) -> dict[str, Tensor]:
     """The tensors under our names, the first convolution for images of red, green and blue."""
-    layout = find_map(state, getattr(network.spec, "names", None))
+    names = getattr(network.spec, "names", None)
+    if names == "hardnet" and "base.0.conv.weight" in state:  # a list that numbers poolings too: no pattern says it
+        from sartor.models.vision.hardnet import released_names
+
+        ours, owners = released_names(network.spec), {key: key.rpartition(".") for key in state}
+        return {f"{ours.get(o, o)}{dot}{leaf}": state[key] for key, (o, dot, leaf) in owners.items()}
+    layout = find_map(state, names)
     if layout is None:
         return state
     state = layout.translate(state)

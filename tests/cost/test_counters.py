@@ -21,7 +21,8 @@ def test_a_convolution():
     assert tally.params == weights + 12
     assert tally.macs == weights * 12
     assert tally.activations == 12 * 12
-    assert tally.traffic == 4 * (8 * 35 + 12 * 12 + weights)
+    assert tally.cio == 8 * 35 + 12 * 12
+    assert tally.traffic == 4 * (tally.cio + weights)
 
 
 def test_the_pycls_convention_counts_biases_and_pools():
@@ -46,7 +47,8 @@ def test_tallies_add_up():
     many.add(once, 5)
     assert (many.params, many.macs, many.activations, many.traffic) == (60, 60, 20, 5 * 4 * 19)
     cost = many.cost()
-    assert {name: cost.value(name) for name in cost} == {"params": 60, "macs": 60, "activations": 20, "traffic": 380}
+    values = {name: cost.value(name) for name in cost}
+    assert values == {"params": 60, "macs": 60, "activations": 20, "traffic": 380, "cio": 0}
     assert all(amount.how == "counted" for amount in cost.amounts.values())
 
 

@@ -17,7 +17,8 @@ def thin():
         return replace(stage, width=width(stage.width), depth=min(3, stage.depth), block=block)
 
     def thin_spec(spec):
-        size = (16, 16) if max(spec.size) <= 32 else (48, 48)
+        halves = any(stage.block.kind == "harmonic" for stage in spec.stages)  # a 2x2 pooling wants even maps
+        size = (16, 16) if max(spec.size) <= 32 else (64, 64) if halves else (48, 48)
         stem = replace(spec.stem, width=width(spec.stem.width))
         return spec.replace(stem=stem, stages=tuple(map(thin_stage, spec.stages)), classes=10, size=size)
 

@@ -27,6 +27,10 @@ NAMES = [
     "resnet110_relu_preact_cifar",
     "regnetx_002",
     "regnety_002",
+    "resnetrs50",
+    "hardnet39ds",
+    "hardnet68",
+    "hardnet85",
 ]
 UNITS = {
     "scaled": Unit(shortcut=Scaling(0.5, 0.5)),

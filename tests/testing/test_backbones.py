@@ -198,3 +198,4 @@ def test_observed_cost_is_of_one_example():
     assert cost.value("macs") == 25 * 4 * 9 + 300
     assert cost.value("activations") == 103
     assert cost.value("traffic") == 4 * (50 + 100 + 36 + 100 + 3 + 300)
+    assert cost.value("cio") == 50 + 100

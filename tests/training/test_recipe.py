@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from sartor.core.errors import SpecError
 from sartor.training.augment.pipeline import Augment
+from sartor.training.augment.rand import RandAugment
 from sartor.training.losses.classification import BinaryCrossEntropy
 from sartor.training.optimisers import SGD, AdamW, Lamb
 from sartor.training.quick import quick
@@ -56,6 +57,7 @@ def test_the_papers_own():
         "preact-imagenet": (90, 256, 0.1, 1e-4),
         "regnet-imagenet": (100, 1024, 0.8, 5e-5),
         "regnet-population": (10, 128, 0.05, 5e-5),
+        "hardnet-imagenet": (150, 256, 0.05, 6e-5),
     }.items():
         r = recipe(name)
         assert (r.epochs, r.batch, r.full_lr(), r.weight_decay) == (epochs, batch, pytest.approx(lr), decay), name
@@ -64,6 +66,16 @@ def test_the_papers_own():
     assert recipe("wrn-cifar").schedule == Steps((0.3, 0.6, 0.8), 0.2)
     assert recipe("regnet-imagenet").replace(batch=256).full_lr() == pytest.approx(0.2)
     assert recipe("rsb-a2").replace(batch=512).full_lr() == pytest.approx(5e-3 / 2)
+
+
+def test_resnet_rs():
+    r = recipe("resnet-rs")
+    assert (r.epochs, r.batch, r.full_lr(), r.weight_decay) == (350, 4096, pytest.approx(1.6), 4e-5)
+    assert (r.warmup, r.warmup_from, r.ema, r.loss.smoothing) == (5, 0.0, 0.9999, 0.1)
+    assert (r.optimiser, r.schedule) == (SGD(0.9, True), Cosine())
+    assert (r.dropout, r.drop_path) == (None, None)  # the networks have them
+    rand = RandAugment.parse(r.augment.rand)
+    assert (rand.magnitude, rand.limit, rand.layers) == (15, 15, 2)
 
 
 @pytest.mark.parametrize("name", list_recipes())

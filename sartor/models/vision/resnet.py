@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from sartor.core.errors import SpecError
 from sartor.core.spec import spec_kind
 from sartor.models.anynet import AnyNet, Block, Site, Stage, Stem
-from sartor.models.layers import Conv, Layer, Norm, Path
+from sartor.models.layers import AvgPool, Conv, Layer, Norm, Path
 
-Shortcut = Literal["A", "B", "C", "none"]
+Shortcut = Literal["A", "B", "C", "D", "none"]
 
 
 @spec_kind
@@ -60,8 +60,12 @@ def shortcut_path(kind: Shortcut, site: Site) -> tuple[Path, ...]:
     """The layers of a shortcut.
 
     A: subsample and append zero channels (or leave out the last); B: 1x1 convolution and norm where the shape
-    changes, else identity; C: 1x1 convolution and norm everywhere; none: no shortcut at all.
+    changes, else identity; C: 1x1 convolution and norm everywhere; D: as B, but a stride is an average pooling before
+    the convolution (He et al. 2019, arXiv 1812.01187, section 4.2); none: no shortcut at all.
     """
+    if kind == "D" and site.changes:
+        pool: dict[str, Layer] = {"downsample.0": AvgPool(site.stride)} if site.stride > 1 else {}
+        return (Path(pool | {"downsample.1": Conv(site.w_in, site.w_out, 1), "downsample.2": Norm(site.w_out)}),)
     if kind == "C" or (kind == "B" and site.changes):
         return (Path({"downsample.0": Conv(site.w_in, site.w_out, 1, site.stride), "downsample.1": Norm(site.w_out)}),)
     return ()
@@ -73,7 +77,9 @@ def shortcut_of(block: Block, kind: Shortcut, x: Tensor) -> Tensor | None:
         return None
     downsample = getattr(block, "downsample", None)
     if downsample is not None:
-        return downsample.get_submodule("1")(downsample.get_submodule("0")(x))  # type: ignore[no-any-return]
+        for layer in downsample.children():
+            x = layer(x)
+        return x
     return padded_identity(x, block.site)
 
 
@@ -91,12 +97,17 @@ def padded_identity(x: Tensor, site: Site) -> Tensor:
 @spec_kind
 @dataclass(frozen=True, slots=True)
 class Bottleneck:
-    """1x1 to ``inner`` channels, 3x3 in ``groups`` groups, 1x1 out; the stride is on the 3x3."""
+    """1x1 to ``inner`` channels, 3x3 in ``groups`` groups, 1x1 out; the stride is on the 3x3.
+
+    ``se`` > 0 gates the output by squeeze-and-excitation with ``se`` times its width (Hu et al. 2018,
+    arXiv 1709.01507).
+    """
 
     kind: ClassVar[str] = "bottleneck"
     inner: int
     groups: int = 1
     shortcut: Shortcut = "B"
+    se: float = 0.0
 
     def paths(self, site: Site) -> tuple[Path, ...]:
         """The branch, and the projection where there is one."""
@@ -108,7 +119,13 @@ class Bottleneck:
             "conv3": Conv(self.inner, site.w_out, 1),
             "bn3": Norm(site.w_out),
         }
-        return Path(branch), *shortcut_path(self.shortcut, site)
+        squeezed = max(1, int(site.w_out * self.se))
+        gate: dict[str, Layer] = {
+            "se.fc1": Conv(site.w_out, squeezed, 1, bias=True),
+            "se.fc2": Conv(squeezed, site.w_out, 1, bias=True),
+        }
+        paths = [Path(branch), *shortcut_path(self.shortcut, site)]
+        return tuple([*paths, Path(gate, pooled=True)] if self.se else paths)
 
     def build(self, site: Site, act: str) -> Block:
         """The module."""
@@ -116,7 +133,7 @@ class Bottleneck:
 
 
 class BottleneckBlock(Block):
-    """conv-bn-act three times, the last act after the addition."""
+    """conv-bn-act three times, the last act after the gate, if there is one, and the addition."""
 
     kind: Bottleneck
 
@@ -128,8 +145,11 @@ class BottleneckBlock(Block):
     def parts(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """The shortcut and the branch."""
         branch = self.act(self.bn1(self.conv1(x)))
-        branch = self.act(self.bn2(self.conv2(branch)))
-        return shortcut_of(self, self.kind.shortcut, x), self.bn3(self.conv3(branch))
+        branch = self.bn3(self.conv3(self.act(self.bn2(self.conv2(branch)))))
+        if self.kind.se:
+            gate = self.act(self.se.fc1(branch.mean((2, 3), keepdim=True)))
+            branch = branch * self.se.fc2(gate).sigmoid()
+        return shortcut_of(self, self.kind.shortcut, x), branch
 
 
 def resnet(depths: Sequence[int], bottleneck: bool, shortcut: Shortcut = "B") -> AnyNet:
