@@ -115,7 +115,10 @@ class Block(nn.Module):
 @spec_kind
 @dataclass(frozen=True, slots=True)
 class Stem:
-    """Convolution, then (``norm``) normalisation and activation, then (``pool``) a 3x3 max-pooling of stride 2."""
+    """Convolution, then (``norm``) normalisation and activation, then (``pool``) a 3x3 max-pooling of stride 2.
+
+    ``deep`` puts normalised and activated convolutions of these widths before it; the first has the stride.
+    """
 
     kind: ClassVar[str] = "stem"
     width: int
@@ -123,6 +126,7 @@ class Stem:
     stride: int = 1
     pool: bool = False
     norm: bool = True
+    deep: tuple[int, ...] = ()
 
 
 @spec_kind
@@ -223,7 +227,14 @@ class AnyNet:
     def stem_path(self) -> Path:
         """The stem's layers under their state-dict names."""
         names, stem = NAMES[self.names], self.stem
-        layers: dict[str, Layer] = {names.stem_conv: Conv(self.channels, stem.width, stem.kernel, stem.stride)}
+        layers: dict[str, Layer] = {}
+        w_in, stride = self.channels, stem.stride
+        for number, width in enumerate(stem.deep):
+            layers[f"{names.stem_conv}.{3 * number}"] = Conv(w_in, width, stem.kernel, stride)
+            layers[f"{names.stem_conv}.{3 * number + 1}"] = Norm(width)
+            w_in, stride = width, 1
+        last = f"{names.stem_conv}.{3 * len(stem.deep)}" if stem.deep else names.stem_conv
+        layers[last] = Conv(w_in, stem.width, stem.kernel, stride)
         if stem.norm:
             layers[names.stem_norm] = Norm(stem.width)
         if stem.pool:
@@ -293,6 +304,7 @@ class AnyNetBackbone(nn.Module):
         self.spec = spec
         self.checkpointing = False
         self._blocks: dict[str, str] = {}  # seam -> module path
+        self._stem = tuple((name, isinstance(layer, Norm)) for name, layer in spec.stem_path().layers.items())
         place_paths(self, (spec.stem_path(),))
         depth = sum(stage.depth for stage in spec.stages)
         for index, (s, b, kind, site) in enumerate(spec.blocks()):
@@ -351,7 +363,7 @@ class AnyNetBackbone(nn.Module):
             for number, path in enumerate(residual)
             for name, _ in self.get_submodule(path).named_modules(prefix=path)
         }
-        ends = {NAMES[self.spec.names].stem_conv: "input", NAMES[self.spec.names].head: "readout"}
+        ends = {self._stem[0][0]: "input", NAMES[self.spec.names].head: "readout"}
         roles = {}
         for path, module in self.named_modules():
             for name, parameter in module.named_parameters(path, recurse=False):
@@ -388,11 +400,11 @@ class AnyNetBackbone(nn.Module):
         return getattr(self, f"_run_{name}")(x)  # type: ignore[no-any-return]
 
     def _run_stem(self, x: Tensor) -> Tensor:
-        names, stem = NAMES[self.spec.names], self.spec.stem
-        x = self.get_submodule(names.stem_conv)(x)
-        if stem.norm:
-            x = self.act(self.get_submodule(names.stem_norm)(x))
-        return self.maxpool(x) if stem.pool else x
+        for name, normalises in self._stem:
+            x = self.get_submodule(name)(x)
+            if normalises:
+                x = self.act(x)
+        return x
 
     def _run_norm(self, x: Tensor) -> Tensor:
         return self.act(self.get_submodule(NAMES[self.spec.names].norm)(x))  # type: ignore[no-any-return]

@@ -93,6 +93,26 @@ class MaxPool(NamedTuple):
         return nn.MaxPool2d(3, 2, 1)
 
 
+class AvgPool(NamedTuple):
+    """An average-pooling: zeros of the padding are counted in the mean, what a window (``ceil``) juts out is not."""
+
+    kernel: int
+    stride: int
+    padding: int = 0
+    ceil: bool = False
+
+    def add_to(self, tally: Tally, size: Size) -> Size:
+        """Nothing is counted."""
+        kernel, stride, padding, ceil = self
+        more = stride - 1 if ceil else 0
+        height, width = size
+        return out_size((height + more, width + more), kernel, stride, padding)
+
+    def build(self) -> nn.Module:
+        """The module."""
+        return nn.AvgPool2d(*self, count_include_pad=self.padding > 0)
+
+
 class Linear(NamedTuple):
     """A matrix product with bias on pooled features."""
 

@@ -19,6 +19,7 @@ from sartor.models.anynet import AnyNet, BlockKind, Stage, Stem
 from sartor.models.network import count
 from sartor.models.vision.preact_resnet import Unit
 from sartor.models.vision.regnet import Line, XBlock, fit_groups, quantised_line
+from sartor.models.vision.res2net import MultiScale
 from sartor.models.vision.resnet import Basic, Bottleneck
 
 Image = tuple[int, int, int]  # channels, height, width
@@ -51,7 +52,8 @@ STEMS: Mapping[str, StemKind] = {
 class Family:
     """What tells one family from another: its genes beside the common ones, its block, and what its nets have.
 
-    ``block`` makes a wanted width fit. ``line`` families take stage depths and widths from a quantised line.
+    ``block`` makes a wanted width fit. ``line`` families take stage depths and widths from a quantised line. Families
+    that are not ``usual`` are searched only where they are asked for.
     """
 
     block: Callable[[int, Config], Fitted]
@@ -59,6 +61,7 @@ class Family:
     line: bool = False
     stem_norm: bool = True
     most_stem: int = 64
+    usual: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -80,6 +83,10 @@ def _grouped(width: int, config: Config) -> Fitted:
     return width, Bottleneck(inner, inner // group_width)
 
 
+def _split(width: int, config: Config) -> Fitted:
+    return width, MultiScale(max(1, round(width * config["bottle_ratio"] / config["scale"])), config["scale"])
+
+
 def _x(se: float, width: int, config: Config) -> Fitted:
     width, group_width = fit_groups(width, config["group_width"])
     return width, XBlock(width, width // group_width, se)
@@ -95,12 +102,18 @@ FAMILIES: Mapping[str, Family] = {  # in the order of their turns, where not all
     "preact_resnet": Family(_preact, (Choice("bottle_ratio", (0.25, 0.5)),), options=_PREACT),
     "regnetx": Family(partial(_x, 0.0), (_GROUP_WIDTH,), line=True, most_stem=32, options=_REGNET),
     "resnext": Family(_grouped, (_GROUP_WIDTH, Choice("bottle_ratio", (0.5, 1.0)))),
+    "res2net": Family(_split, (Choice("scale", (2, 3, 4, 6)), Choice("bottle_ratio", (0.5, 1.0))), usual=False),
 }
 
 
 def families() -> tuple[str, ...]:
     """The names ``family_space`` takes."""
     return tuple(FAMILIES)
+
+
+def usual_families() -> tuple[str, ...]:
+    """Those that are searched where none is asked for."""
+    return tuple(name for name, family in FAMILIES.items() if family.usual)
 
 
 def check_families(names: Sequence[str]) -> tuple[str, ...]:

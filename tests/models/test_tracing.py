@@ -27,6 +27,9 @@ NAMES = [
     "resnet110_relu_preact_cifar",
     "regnetx_002",
     "regnety_002",
+    "res2net50_26w_4s",
+    "res2net50d",
+    "seres2net50_26w_4s",
 ]
 UNITS = {
     "scaled": Unit(shortcut=Scaling(0.5, 0.5)),

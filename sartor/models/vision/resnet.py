@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from sartor.core.errors import SpecError
 from sartor.core.spec import spec_kind
 from sartor.models.anynet import AnyNet, Block, Site, Stage, Stem
-from sartor.models.layers import Conv, Layer, Norm, Path
+from sartor.models.layers import AvgPool, Conv, Layer, Norm, Path
 
-Shortcut = Literal["A", "B", "C", "none"]
+Shortcut = Literal["A", "B", "C", "D", "none"]
 
 
 @spec_kind
@@ -60,8 +60,16 @@ def shortcut_path(kind: Shortcut, site: Site) -> tuple[Path, ...]:
     """The layers of a shortcut.
 
     A: subsample and append zero channels (or leave out the last); B: 1x1 convolution and norm where the shape
-    changes, else identity; C: 1x1 convolution and norm everywhere; none: no shortcut at all.
+    changes, else identity; C: 1x1 convolution and norm everywhere; D: as B, the stride by averaging before the
+    convolution (He et al. 2019, arXiv 1812.01187, figure 2c); none: no shortcut at all.
     """
+    if kind == "D" and site.changes:
+        layers: dict[str, Layer] = {}
+        if site.stride > 1:
+            layers["downsample.0"] = AvgPool(site.stride, site.stride, ceil=True)
+        layers["downsample.1"] = Conv(site.w_in, site.w_out, 1)
+        layers["downsample.2"] = Norm(site.w_out)
+        return (Path(layers),)
     if kind == "C" or (kind == "B" and site.changes):
         return (Path({"downsample.0": Conv(site.w_in, site.w_out, 1, site.stride), "downsample.1": Norm(site.w_out)}),)
     return ()
@@ -73,7 +81,9 @@ def shortcut_of(block: Block, kind: Shortcut, x: Tensor) -> Tensor | None:
         return None
     downsample = getattr(block, "downsample", None)
     if downsample is not None:
-        return downsample.get_submodule("1")(downsample.get_submodule("0")(x))  # type: ignore[no-any-return]
+        for layer in downsample.children():
+            x = layer(x)
+        return x
     return padded_identity(x, block.site)
 
 
