@@ -63,9 +63,10 @@ class Conv(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """Batch normalisation of ``width`` channels."""
+    """Batch normalisation of ``width`` channels; ``momentum`` is the share of a new batch in the statistics."""
 
     width: int
+    momentum: float = 0.1
 
     def add_to(self, tally: Tally, size: Size) -> Size:
         """Count the layer."""
@@ -74,23 +75,27 @@ class Norm(NamedTuple):
 
     def build(self) -> nn.Module:
         """The module."""
-        return nn.BatchNorm2d(self.width)
+        return nn.BatchNorm2d(self.width, momentum=self.momentum)
 
 
 class MaxPool(NamedTuple):
-    """A 3x3 max-pooling with stride 2 and padding 1."""
+    """A max-pooling with stride 2, by default 3x3 with padding 1; with ``ceil`` the last window may jut out."""
 
     width: int
+    kernel: int = 3
+    padding: int = 1
+    ceil: bool = False
 
     def add_to(self, tally: Tally, size: Size) -> Size:
         """Count the layer."""
-        out = out_size(size, 3, 2, 1)
+        more = 1 if self.ceil else 0
+        out = out_size((size[0] + more, size[1] + more), self.kernel, 2, self.padding)
         tally.max_pool(self.width, out)
         return out
 
     def build(self) -> nn.Module:
         """The module."""
-        return nn.MaxPool2d(3, 2, 1)
+        return nn.MaxPool2d(self.kernel, 2, self.padding, ceil_mode=self.ceil)
 
 
 class AvgPool(NamedTuple):
