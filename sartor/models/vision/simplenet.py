@@ -46,7 +46,7 @@ class Shared(NamedTuple):
 class PlainUnit:
     """Convolution with bias, normalisation, activation, dropout, then (``pool`` end) 2x2 max-pooling and dropout.
 
-    ``pool`` early has the pooling right after the convolution. Even kernels are not padded: 2 makes maps smaller by 1.
+    ``pool`` early has the pooling right after the convolution. Even kernels of stride 1 make maps smaller by 1.
     """
 
     kind: ClassVar[str] = "plain_unit"
@@ -261,7 +261,7 @@ class SimpleNetBackbone(nn.Module):
 def _unit_seams(spec: SimpleNet) -> Iterator[Seam]:
     stage, place, stride = 1, 0, 1
     for unit in spec.units:
-        if unit.kernel % 2 == 0:
+        if unit.kernel % 2 == 0 and unit.stride == 1:
             return
         place, stride = place + 1, stride * unit.stride * (1 if unit.pool == "none" else 2)
         yield Seam(f"stage{stage}.{place}", stage, (Port("x", "stream", unit.width, "NCHW", stride),))
