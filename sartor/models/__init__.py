@@ -6,6 +6,8 @@ KINDS = {
     "sartor.models.anynet": ("anynet", "stem", "stage"),
     "sartor.models.vision.resnet": ("basic", "bottleneck"),
     "sartor.models.vision.resnext": ("aggregated",),
+    "sartor.models.vision.res2net": ("multi_scale",),
+    "sartor.models.vision.simplenet": ("simplenet", "plain_unit"),
     "sartor.models.vision.preact_resnet": (
         "preact_unit",
         "identity_shortcut",

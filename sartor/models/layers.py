@@ -63,9 +63,10 @@ class Conv(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """Batch normalisation of ``width`` channels."""
+    """Batch normalisation of ``width`` channels; ``momentum`` is the share of a new batch in the statistics."""
 
     width: int
+    momentum: float = 0.1
 
     def add_to(self, tally: Tally, size: Size) -> Size:
         """Count the layer."""
@@ -74,38 +75,47 @@ class Norm(NamedTuple):
 
     def build(self) -> nn.Module:
         """The module."""
-        return nn.BatchNorm2d(self.width)
+        return nn.BatchNorm2d(self.width, momentum=self.momentum)
 
 
 class MaxPool(NamedTuple):
-    """A max-pooling with stride 2, of 3x3 with padding 1 or of 2x2 without."""
+    """A max-pooling with stride 2, by default 3x3 with padding 1; with ``ceil`` the last window may jut out."""
 
     width: int
     kernel: int = 3
+    padding: int = 1
+    ceil: bool = False
 
     def add_to(self, tally: Tally, size: Size) -> Size:
         """Count the layer."""
-        out = out_size(size, self.kernel, 2, (self.kernel - 1) // 2)
+        more = 1 if self.ceil else 0
+        out = out_size((size[0] + more, size[1] + more), self.kernel, 2, self.padding)
         tally.max_pool(self.width, out)
         return out
 
     def build(self) -> nn.Module:
         """The module."""
-        return nn.MaxPool2d(self.kernel, 2, (self.kernel - 1) // 2)
+        return nn.MaxPool2d(self.kernel, 2, self.padding, ceil_mode=self.ceil)
 
 
 class AvgPool(NamedTuple):
-    """The mean over squares of ``side`` pixels, without overlap; at the border over the pixels that are there."""
+    """An average-pooling: zeros of the padding are counted in the mean, what a window (``ceil``) juts out is not."""
 
-    side: int
+    kernel: int
+    stride: int
+    padding: int = 0
+    ceil: bool = False
 
     def add_to(self, tally: Tally, size: Size) -> Size:
-        """Count the layer: free."""
-        return -(-size[0] // self.side), -(-size[1] // self.side)
+        """Nothing is counted."""
+        kernel, stride, padding, ceil = self
+        more = stride - 1 if ceil else 0
+        height, width = size
+        return out_size((height + more, width + more), kernel, stride, padding)
 
     def build(self) -> nn.Module:
         """The module."""
-        return nn.AvgPool2d(self.side, ceil_mode=True, count_include_pad=False)
+        return nn.AvgPool2d(*self, count_include_pad=self.padding > 0)
 
 
 class Linear(NamedTuple):

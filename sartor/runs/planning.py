@@ -15,7 +15,7 @@ from sartor.models.network import count
 from sartor.search.halving import MOST_EPOCHS, SuccessiveHalving
 from sartor.search.mirror import mirror_safe
 from sartor.search.sharing import TimeShare
-from sartor.search.spaces import families, family_space
+from sartor.search.spaces import family_space, usual_families
 from sartor.search.spaces_near import near, nearest
 from sartor.training.devices import default_device
 from sartor.training.pace import choose_numerics, pace
@@ -31,7 +31,7 @@ def make_plan(task: Any, budget: Budget, seconds: float, seed: int, wanted: tupl
     Raises ImpossibleBudget, naming the nearest possible, if counting rules every family out.
     """
     image, classes = task.inputs.fields["image"].shape, len(task.classes)
-    spaces = {name: family_space(name, image, classes) for name in wanted or families()}
+    spaces = {name: family_space(name, image, classes) for name in wanted or usual_families()}
     dropped = {name: why for name, space in spaces.items() if (why := _excluded(space, budget))}
     if len(dropped) == len(spaces):
         raise ImpossibleBudget(_nearest_possible(list(spaces.values()), budget))

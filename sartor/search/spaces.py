@@ -19,9 +19,12 @@ from sartor.models.anynet import AnyNet, BlockKind, Stage, Stem
 from sartor.models.network import count
 from sartor.models.vision.preact_resnet import Unit
 from sartor.models.vision.regnet import Line, XBlock, fit_groups, quantised_line
+from sartor.models.vision.res2net import MultiScale
 from sartor.models.vision.resnet import Basic, Bottleneck
+from sartor.models.vision.simplenet import PlainUnit, SimpleNet
 
 Image = tuple[int, int, int]  # channels, height, width
+Net = AnyNet | SimpleNet
 Fitted = tuple[int, BlockKind]  # a stage's width, made to fit its block, and the block
 MOST_STAGES = 4
 _UNIT = 8000  # a width from which the shape of a line is read, whatever its scale
@@ -51,14 +54,17 @@ STEMS: Mapping[str, StemKind] = {
 class Family:
     """What tells one family from another: its genes beside the common ones, its block, and what its nets have.
 
-    ``block`` makes a wanted width fit. ``line`` families take stage depths and widths from a quantised line.
+    ``block`` makes a wanted width fit; families without one are plain nets, whose stages end in poolings. ``line``
+    families take stage depths and widths from a quantised line. Families that are not ``usual`` are searched only
+    where they are asked for.
     """
 
-    block: Callable[[int, Config], Fitted]
+    block: Callable[[int, Config], Fitted] | None
     genes: tuple[Gene, ...] = ()
     line: bool = False
     stem_norm: bool = True
     most_stem: int = 64
+    usual: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -80,6 +86,10 @@ def _grouped(width: int, config: Config) -> Fitted:
     return width, Bottleneck(inner, inner // group_width)
 
 
+def _split(width: int, config: Config) -> Fitted:
+    return width, MultiScale(max(1, round(width * config["bottle_ratio"] / config["scale"])), config["scale"])
+
+
 def _x(se: float, width: int, config: Config) -> Fitted:
     width, group_width = fit_groups(width, config["group_width"])
     return width, XBlock(width, width // group_width, se)
@@ -95,12 +105,19 @@ FAMILIES: Mapping[str, Family] = {  # in the order of their turns, where not all
     "preact_resnet": Family(_preact, (Choice("bottle_ratio", (0.25, 0.5)),), options=_PREACT),
     "regnetx": Family(partial(_x, 0.0), (_GROUP_WIDTH,), line=True, most_stem=32, options=_REGNET),
     "resnext": Family(_grouped, (_GROUP_WIDTH, Choice("bottle_ratio", (0.5, 1.0)))),
+    "res2net": Family(_split, (Choice("scale", (2, 3, 4, 6)), Choice("bottle_ratio", (0.5, 1.0))), usual=False),
+    "simplenet": Family(None, usual=False),
 }
 
 
 def families() -> tuple[str, ...]:
     """The names ``family_space`` takes."""
     return tuple(FAMILIES)
+
+
+def usual_families() -> tuple[str, ...]:
+    """Those that are searched where none is asked for."""
+    return tuple(name for name, family in FAMILIES.items() if family.usual)
 
 
 def check_families(names: Sequence[str]) -> tuple[str, ...]:
@@ -210,7 +227,7 @@ def _line_fits(layouts: Mapping[str, tuple[int, ...]], config: Config) -> bool:
     return not line.has_gap and line.levels in layouts[config["stem"]]
 
 
-def _staged_net(family: Family, image: Image, classes: int, config: Config) -> AnyNet:
+def _staged_net(family: Family, image: Image, classes: int, config: Config) -> Net:
     width, shape = float(config["width"]), []
     for n in range(1, config["stages"] + 1):
         width *= config.get(f"growth{n}", 1.0)
@@ -218,14 +235,16 @@ def _staged_net(family: Family, image: Image, classes: int, config: Config) -> A
     return _net(family, image, classes, config, shape)
 
 
-def _line_net(family: Family, image: Image, classes: int, config: Config) -> AnyNet:
+def _line_net(family: Family, image: Image, classes: int, config: Config) -> Net:
     line = _line(config)
     widths = [rounded(config["width"] * width / _UNIT) for width in line.widths]
     return _net(family, image, classes, config, list(zip(line.depths, widths, strict=True)))
 
 
-def _net(family: Family, image: Image, classes: int, config: Config, shape: list[tuple[int, int]]) -> AnyNet:
+def _net(family: Family, image: Image, classes: int, config: Config, shape: list[tuple[int, int]]) -> Net:
     """The network of stage depths and wanted widths."""
+    if family.block is None:
+        return _plain_net(family, image, classes, STEMS[config["stem"]], shape)
     kernel, stride, pool, then = STEMS[config["stem"]]
     stages = []
     for number, (depth, wanted) in enumerate(shape):
@@ -233,3 +252,14 @@ def _net(family: Family, image: Image, classes: int, config: Config, shape: list
         stages.append(Stage(block, depth, width, then if number == 0 else 2))
     stem = Stem(min(stages[0].width, family.most_stem), kernel, stride, pool, family.stem_norm)
     return AnyNet(stem, tuple(stages), classes, image[0], image[1:], **family.options)
+
+
+def _plain_net(family: Family, image: Image, classes: int, stem: StemKind, shape: list[tuple[int, int]]) -> SimpleNet:
+    """A plain net: the stem's convolution as a unit, then units of 3x3; a pooling ends all stages but the last."""
+    kernel, stride, pool, then = stem
+    pooled = pool or then == 2
+    units = [PlainUnit(min(shape[0][1], family.most_stem), kernel, stride, pool="end" if pooled else "none")]
+    for number, (depth, width) in enumerate(shape):
+        units += [PlainUnit(width)] * (depth - 1)
+        units.append(PlainUnit(width, pool="none" if number == len(shape) - 1 else "end"))
+    return SimpleNet(tuple(units), classes, image[0], image[1:], ceil=True)

@@ -23,10 +23,11 @@ class KeyMap:
     source: str
     target: str
     sign: str
-    block: str
-    first: int
-    layers: Mapping[str, str] = field(hash=False)
+    block: str = "(?!)"
+    first: int = 0
+    layers: Mapping[str, str] = field(default_factory=dict, hash=False)
     bgr: bool = False
+    sequence: str = ""
 
     def rename(self, key: str) -> str:
         """Our key for a foreign one; a layer that is not in the map keeps its name."""
@@ -40,7 +41,22 @@ class KeyMap:
 
     def translate(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors under our keys."""
+        if self.sequence:
+            state = self._in_turn(state)
         return {self.rename(key): tensor for key, tensor in state.items()}
+
+    def _in_turn(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Layers of the sequence as units: each convolution starts one, other layers are norms of the last."""
+        numbered = re.compile(rf"{self.sequence}\.(\d{{1,4}})\.(.+)")
+        found = [(key, match) for key in state if (match := numbered.fullmatch(key))]
+        names, unit = dict[str, str](), -1
+        for number in sorted({match[1] for _, match in found}, key=int):
+            weight = state.get(f"{self.sequence}.{number}.weight")
+            starts = weight is not None and weight.ndim == 4
+            unit += starts
+            names[number] = f"units.{unit}.{'conv' if starts else 'norm'}"
+        renamed = {key: f"{names[match[1]]}.{match[2]}" for key, match in found}
+        return {renamed.get(key, key): tensor for key, tensor in state.items()}
 
 
 def find_map(state: Mapping[str, Tensor], target: str | None) -> KeyMap | None:

@@ -16,7 +16,13 @@ def thin():
             block = replace(block, inner=width(block.inner // block.groups, least=1) * block.groups)
         return replace(stage, width=width(stage.width), depth=min(3, stage.depth), block=block)
 
+    def thin_plain(spec):
+        units = tuple(replace(unit, width=width(unit.width)) for unit in spec.units)
+        return spec.replace(units=units, size=(32, 32) if spec.size == (32, 32) else (64, 64))
+
     def thin_spec(spec):
+        if spec.kind == "simplenet":
+            return thin_plain(spec)
         halves = any(stage.block.kind == "harmonic" for stage in spec.stages)  # a 2x2 pooling wants even maps
         size = (16, 16) if max(spec.size) <= 32 else (64, 64) if halves else (48, 48)
         stem = replace(spec.stem, width=width(spec.stem.width))

@@ -8,13 +8,14 @@ from sartor.models.anynet import AnyNet, Stage, Stem
 from sartor.models.network import build, count
 from sartor.models.vision.preact_resnet import Dropped, Gating, Projected, Scaling, Shortcut, Unit
 from sartor.models.vision.regnet import ConvBlock, XBlock
+from sartor.models.vision.res2net import MultiScale
 from sartor.models.vision.resnet import Basic, Bottleneck
 from sartor.models.vision.resnext import Aggregated
 from sartor.testing.backbones import check_backbone, observed_cost
 
 ORDERS = ["original", "bn_after_add", "relu_before_add", "relu_preact", "full_preact"]
 groups = st.sampled_from([1, 2, 4])
-shortcuts = st.sampled_from(["A", "B", "C", "none"])
+shortcuts = st.sampled_from(["A", "B", "C", "D", "none"])
 carried = st.one_of(
     st.builds(Shortcut),
     st.builds(Scaling, st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.5, 1.0])),
@@ -45,11 +46,26 @@ blocks = st.one_of(
     st.builds(Bottleneck, inner, groups, shortcuts),
     st.builds(Aggregated, inner, groups, st.sampled_from("ABC"), shortcuts),
     units(),
+    st.builds(
+        MultiScale,
+        inner,
+        st.integers(1, 4),
+        groups,
+        st.sampled_from([0.0, 0.25]),
+        shortcuts,
+        st.sampled_from(["pool", "conv"]),
+    ),
     st.builds(XBlock, inner, groups, st.sampled_from([0.0, 0.25]), st.booleans()),
     st.builds(ConvBlock, st.integers(1, 3), st.booleans()),
 )
 stems = st.builds(
-    Stem, st.sampled_from([4, 8]), st.sampled_from([3, 7]), st.sampled_from([1, 2]), st.booleans(), st.booleans()
+    Stem,
+    st.sampled_from([4, 8]),
+    st.sampled_from([3, 7]),
+    st.sampled_from([1, 2]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([(), (6,), (4, 6)]),
 )
 
 

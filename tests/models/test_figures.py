@@ -32,7 +32,7 @@ def test_counts_are_the_expected(name):
 def test_hooks_see_the_expected(name):
     spec = spec_of(name)
     network = build(spec, device="meta").eval()
-    assert observed_cost(network, torch.empty(1, 3, *spec.size, device="meta")) == count(spec)
+    assert observed_cost(network, torch.empty(1, spec.channels, *spec.size, device="meta")) == count(spec)
 
 
 # name: parameters, multiply-adds (None where the paper's specification gives none)
@@ -93,6 +93,37 @@ PUBLISHED = {
     "resnetrs270": (129_861_448, 26_950_189_056),
     "resnetrs350": (163_956_168, 34_376_597_504),
     "resnetrs420": (191_891_656, 63_942_344_704),
+    "res2net50_64w_1s": (25_557_032, 4_089_184_256),
+    "res2net50_48w_2s": (25_287_304, 4_159_832_064),
+    "res2net50_26w_4s": (25_699_120, 4_255_166_464),
+    "res2net50_14w_8s": (25_059_816, 4_178_898_944),
+    "res2net50_26w_6s": (37_051_448, 6_295_523_328),
+    "res2net50_26w_8s": (48_403_776, 8_335_880_192),
+    "res2net50_18w_4s": (18_095_104, 2_898_407_424),
+    "res2net101_26w_4s": (45_206_688, 8_066_974_464),
+    "res2next50": (24_671_464, 4_172_677_120),
+    "res2net50d": (25_718_352, 4_494_807_040),
+    "res2net101d": (45_225_920, 8_306_615_040),
+    "seres2net50_26w_4s": (28_230_112, None),
+    "simplenet_cifar_310k": (312_362, 55_788_160),
+    "simplenet_cifar_460k": (385_790, 73_189_864),
+    "simplenet_cifar_5m": (5_498_378, 652_151_296),
+    "simplenet_cifar_5m_extra_pool": (5_498_378, 631_507_456),
+    "simplenetv1_small_m1_05": (1_506_792, 340_923_392),
+    "simplenetv1_small_m2_05": (1_506_792, 427_627_520),
+    "simplenetv1_small_m1_075": (3_287_272, 758_853_120),
+    "simplenetv1_small_m2_075": (3_287_272, 953_937_408),
+    "simplenetv1_5m_m1": (5_752_808, 1_341_761_536),
+    "simplenetv1_5m_m2": (5_752_808, 1_688_578_048),
+    "simplenetv1_9m_m1": (9_508_968, 2_774_249_984),
+    "simplenetv1_9m_m2": (9_508_968, 3_554_587_136),
+    "simplenet_caffe_5m": (5_493_258, None),
+    "simplenet_caffe_310k": (311_594, None),
+    "simplenet_caffe_460k": (455_862, None),
+    "simplenet_caffe_mnist": (5_490_570, None),
+    "simpnet_cifar_5m": (5_478_223, None),
+    "simpnet_cifar_9m": (8_902_729, None),
+    "simpnet_mnist": (1_393_600, None),
 }
 MILLIONS = {  # published rounded to 0.1 M
     "wide_resnet18_1_5": 25.9,
@@ -114,6 +145,13 @@ OTHER_CLASSES = {
     ("wrn16_4_cifar", 100): 2_772_020,
     ("preact_resnet164_cifar", 100): 1_726_388,
     ("preact_resnet1001_cifar", 100): 10_350_836,
+    ("simplenet_cifar_310k", 100): 318_212,
+    ("simplenet_cifar_460k", 100): 394_880,
+    ("simplenet_cifar_5m", 100): 5_521_508,
+    ("simplenet_cifar_5m_extra_pool", 100): 5_521_508,
+    ("res2next29_6c_24w_4s_cifar", 100): 23_705_732,
+    ("res2next29_8c_25w_4s_cifar", 100): 32_957_436,
+    ("res2next29_6c_24w_6s_cifar", 100): 36_146_180,
 }
 
 

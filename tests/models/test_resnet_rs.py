@@ -118,8 +118,8 @@ def test_blocks_start_as_their_shortcut():
 @pytest.mark.parametrize("stride", [2, 3])
 def test_average_pooling_leaves_the_border_out(sides, stride):
     x = torch.randn(1, 3, *sides)
-    pooled = AvgPool(stride).build()(x)
-    assert AvgPool(stride).add_to(None, sides) == tuple(pooled.shape[2:])
+    pooled = AvgPool(stride, stride, ceil=True).build()(x)
+    assert AvgPool(stride, stride, ceil=True).add_to(None, sides) == tuple(pooled.shape[2:])
     assert torch.allclose(
         pooled[..., -1, -1],
         x[..., (sides[0] - 1) // stride * stride :, (sides[1] - 1) // stride * stride :].mean((2, 3)),

@@ -31,6 +31,11 @@ NAMES = [
     "hardnet39ds",
     "hardnet68",
     "hardnet85",
+    "res2net50_26w_4s",
+    "res2net50d",
+    "seres2net50_26w_4s",
+    "simplenet_cifar_310k",
+    "simplenet_caffe_310k",
 ]
 UNITS = {
     "scaled": Unit(shortcut=Scaling(0.5, 0.5)),

@@ -12,7 +12,7 @@ from sartor.core.cost import Amount, Cost
 from sartor.core.seams import Signature
 from sartor.search.halving import MOST_EPOCHS, SuccessiveHalving, is_small
 from sartor.search.sharing import TimeShare
-from sartor.search.spaces import families
+from sartor.search.spaces import usual_families
 from sartor.training.quick import quick
 from sartor.training.recipe import read_recipe
 
@@ -31,7 +31,7 @@ class Task:
 
 
 def method(seconds: float = 300.0, mirror: bool = True) -> SuccessiveHalving:
-    return SuccessiveHalving(families(), quick(5000, 32), TimeShare.of(seconds, 2), 2e10, mirror)
+    return SuccessiveHalving(usual_families(), quick(5000, 32), TimeShare.of(seconds, 2), 2e10, mirror)
 
 
 def ended(candidate: Candidate, number: int, budget: Budget = BUDGET) -> Candidate:

@@ -5,7 +5,7 @@ import torch
 from sartor.core.budget import Budget
 from sartor.core.errors import ImpossibleBudget, SpecError
 from sartor.models.network import build
-from sartor.search.spaces import check_families, families, family_space, rounded
+from sartor.search.spaces import check_families, families, family_space, rounded, usual_families
 from sartor.search.spaces_near import near, nearest, smallest, widened
 from sartor.testing.spaces import check_space
 
@@ -168,6 +168,11 @@ def test_families_asked_for_are_checked():
     assert check_families(()) == ()
     with pytest.raises(SpecError, match="did you mean regnety or regnetx"):
         check_families(["resnet", "regnetz"])
+
+
+def test_unusual_families_are_searched_where_they_are_asked_for():
+    assert usual_families() == tuple(name for name in families() if name not in ("res2net", "simplenet"))
+    assert check_families(["res2net"]) == ("res2net",)
 
 
 def test_unknown_families_are_named():

@@ -90,7 +90,7 @@ class Harmonic:
         return (
             _conv("down", Conv(site.w_in, site.w_in, 3, 2, site.w_in))
             if self.depthwise
-            else {"down": MaxPool(site.w_in, 2)}
+            else {"down": MaxPool(site.w_in, 2, 0)}
         )
 
     def build(self, site: Site, act: str) -> Block:

@@ -60,12 +60,16 @@ def shortcut_path(kind: Shortcut, site: Site) -> tuple[Path, ...]:
     """The layers of a shortcut.
 
     A: subsample and append zero channels (or leave out the last); B: 1x1 convolution and norm where the shape
-    changes, else identity; C: 1x1 convolution and norm everywhere; D: as B, but a stride is an average pooling before
-    the convolution (He et al. 2019, arXiv 1812.01187, section 4.2); none: no shortcut at all.
+    changes, else identity; C: 1x1 convolution and norm everywhere; D: as B, the stride by averaging before the
+    convolution (He et al. 2019, arXiv 1812.01187, figure 2c); none: no shortcut at all.
     """
     if kind == "D" and site.changes:
-        pool: dict[str, Layer] = {"downsample.0": AvgPool(site.stride)} if site.stride > 1 else {}
-        return (Path(pool | {"downsample.1": Conv(site.w_in, site.w_out, 1), "downsample.2": Norm(site.w_out)}),)
+        layers: dict[str, Layer] = {}
+        if site.stride > 1:
+            layers["downsample.0"] = AvgPool(site.stride, site.stride, ceil=True)
+        layers["downsample.1"] = Conv(site.w_in, site.w_out, 1)
+        layers["downsample.2"] = Norm(site.w_out)
+        return (Path(layers),)
     if kind == "C" or (kind == "B" and site.changes):
         return (Path({"downsample.0": Conv(site.w_in, site.w_out, 1, site.stride), "downsample.1": Norm(site.w_out)}),)
     return ()
