@@ -14,6 +14,7 @@ KINDS = {
         "projected_shortcut",
         "dropped_shortcut",
     ),
+    "sartor.models.vision.deit": ("vit",),
     "sartor.models.vision.regnet": ("regnet_x", "regnet_conv"),
 }
 lazy_kinds({kind: module for module, kinds in KINDS.items() for kind in kinds})

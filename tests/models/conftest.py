@@ -2,6 +2,10 @@ from dataclasses import replace
 
 import pytest
 
+TRANSFORMERS = {
+    "vit": {"width": 24, "depth": 3, "heads": 3, "size": (32, 48)},
+}
+
 
 @pytest.fixture(scope="session")
 def thin():
@@ -17,6 +21,8 @@ def thin():
         return replace(stage, width=width(stage.width), depth=min(3, stage.depth), block=block)
 
     def thin_spec(spec):
+        if spec.kind in TRANSFORMERS:
+            return spec.replace(classes=10, **TRANSFORMERS[spec.kind])
         size = (16, 16) if max(spec.size) <= 32 else (48, 48)
         stem = replace(spec.stem, width=width(spec.stem.width))
         return spec.replace(stem=stem, stages=tuple(map(thin_stage, spec.stages)), classes=10, size=size)

@@ -27,6 +27,7 @@ NAMES = [
     "resnet110_relu_preact_cifar",
     "regnetx_002",
     "regnety_002",
+    "deit_tiny_patch16_224",
 ]
 UNITS = {
     "scaled": Unit(shortcut=Scaling(0.5, 0.5)),

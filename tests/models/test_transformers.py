@@ -1,0 +1,85 @@
+"""Vision transformers: published figures, what is counted of attention, sizes, positions, roles."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sartor.core.errors import SpecError
+from sartor.models.network import build, count, spec_of
+from sartor.models.vision.deit import resize_positions
+
+# name: millions of parameters, billions of multiply-adds, millions of activations, as papers and timm publish them
+PUBLISHED = {
+    "deit_tiny_patch16_224": (5.72, 1.3, 5.97),
+    "deit_small_patch16_224": (22.05, 4.6, 11.95),
+    "deit_base_patch16_224": (86.57, 17.6, 23.90),
+}
+SMALL = {
+    "deit_tiny_patch16_224": {"width": 48, "depth": 2, "size": (48, 64)},
+}
+
+
+def small(name, **changes):
+    return spec_of(name, classes=10, **{**SMALL[name], **changes})
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_figures(name):
+    tally = spec_of(name).tally()
+    params, macs, activations = PUBLISHED[name]
+    assert round(tally.params / 1e6, 2) == params
+    assert round(tally.macs / 1e9, 1) == macs
+    assert round(tally.activations / 1e6, 2) == activations
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_multiply_adds_are_half_the_operations_torch_counts(name):
+    """An independent count: of every matrix product that runs, those inside attention too."""
+    spec = small(name)
+    network, x = build(spec).eval(), torch.randn(1, 3, *spec.size)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        network.deploy()(x)
+    assert counter.get_total_flops() == 2 * count(spec).value("macs")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_another_size_is_refused_in_one_line(name):
+    spec = small(name)
+    with pytest.raises(SpecError, match=r"built for images of \d+x\d+ and given 16x16") as caught:
+        build(spec)(torch.zeros(1, 3, 16, 16))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_counting_at_a_size_is_counting_the_spec_of_that_size(name):
+    spec = small(name)
+    assert spec.tally((128, 96)) == spec.replace(size=(128, 96)).tally()
+
+
+def test_patches_must_cover_the_image():
+    with pytest.raises(SpecError, match="patches of 16 do not cover images of 40x48"):
+        small("deit_tiny_patch16_224", size=(40, 48))
+    with pytest.raises(SpecError, match="width 50 is not a multiple of 3 heads"):
+        small("deit_tiny_patch16_224", width=50)
+
+
+def test_positions_keep_the_class_token_and_constants():
+    positions = torch.cat([torch.randn(1, 1, 8), torch.ones(1, 16, 8)], 1)
+    resized = resize_positions(positions, (4, 4), (3, 7))
+    assert resized.shape == (1, 22, 8)
+    assert torch.equal(resized[:, 0], positions[:, 0])
+    torch.testing.assert_close(resized[:, 1:], torch.ones(1, 21, 8))
+
+
+def test_roles_number_the_branches():
+    roles = build(small("deit_tiny_patch16_224"), device="meta").roles()
+    kinds = {"cls_token": "embedding", "pos_embed": "embedding", "patch_embed.proj.weight": "input"}
+    assert {name: roles[name].kind for name in (*kinds, "head.weight")} == {**kinds, "head.weight": "readout"}
+    assert [roles[f"blocks.1.{name}.weight"].block for name in ("norm1", "attn.proj", "norm2", "mlp.fc2")] == [
+        2,
+        2,
+        3,
+        3,
+    ]
+    assert (roles["norm.weight"].block, roles["norm.weight"].branches) == (-1, 4)
