@@ -75,7 +75,7 @@ class SteppedBackbone(nn.Module):
         steps = [self._step(name.rpartition(".")[0] if name in self.taps else name) for name in wanted]
         for step in self._steps[: max(steps, default=-1) + 1]:
             if step in self._blocks and any(f"{step}.{part}" in wanted for part in self._block(step).parts):
-                block = self._block(step)
+                block, x = self._block(step), self._enter(step, x)
                 for part in block.parts:
                     branch = block.branch(part, x)
                     if f"{step}.{part}" in wanted:
@@ -127,6 +127,10 @@ class SteppedBackbone(nn.Module):
         """The images, if they have the size of the spec."""
         return demand_size(images, self.spec.size, self.spec.kind)
 
+    def _enter(self, step: str, x: Tensor) -> Tensor:
+        """What a block gets of what crosses the seam before it."""
+        return x
+
     def _block(self, name: str) -> TokenBlock:
         return cast("TokenBlock", self.get_submodule(self._blocks[name]))
 
@@ -139,6 +143,6 @@ class SteppedBackbone(nn.Module):
 
     def _advance(self, name: str, x: Tensor) -> Tensor:
         if name in self._blocks:
-            block = self._block(name)
+            block, x = self._block(name), self._enter(name, x)
             return checkpointed(block, x) if self.checkpointing and self.training else block(x)
         return getattr(self, f"_run_{name}")(x)  # type: ignore[no-any-return]

@@ -138,6 +138,12 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def constant_device() -> torch.device:
+    """Where a module's constants are made: a network without memory has them all the same, on the CPU."""
+    device = torch.get_default_device()
+    return torch.device("cpu") if device.type == "meta" else device
+
+
 class TokenBlock(nn.Module):
     """Branches one after another, each added to its own input: ``x + attn(x)``, then ``x + mlp(x)``.
 

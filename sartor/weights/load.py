@@ -51,7 +51,7 @@ def load_weights(network: Any, weights: str | Path, *, device: str = "cpu") -> A
         _start_anew(network.get_submodule(name), network.spec, device)
     for note in notes:
         _log.warning("%s: %s", path.name, note)
-    return network
+    return network.to(next(iter(network.parameters())).device)  # the constants, where the weights were put
 
 
 def fill(

@@ -4,6 +4,7 @@ import pytest
 
 TRANSFORMERS = {
     "vit": {"width": 24, "depth": 3, "heads": 3, "size": (32, 48)},
+    "swin": {"width": 12, "depths": (2, 2, 1), "heads": (1, 2, 3), "window": 3, "size": (44, 32)},
 }
 
 

@@ -28,6 +28,7 @@ NAMES = [
     "regnetx_002",
     "regnety_002",
     "deit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
 ]
 UNITS = {
     "scaled": Unit(shortcut=Scaling(0.5, 0.5)),

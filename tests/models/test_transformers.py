@@ -8,15 +8,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from sartor.core.errors import SpecError
 from sartor.models.network import build, count, spec_of
 from sartor.models.vision.deit import resize_positions
+from sartor.models.vision.swin import Swin, Windows, shift_mask
 
 # name: millions of parameters, billions of multiply-adds, millions of activations, as papers and timm publish them
 PUBLISHED = {
     "deit_tiny_patch16_224": (5.72, 1.3, 5.97),
     "deit_small_patch16_224": (22.05, 4.6, 11.95),
     "deit_base_patch16_224": (86.57, 17.6, 23.90),
+    "swin_tiny_patch4_window7_224": (28.29, 4.5, 17.06),
+    "swin_small_patch4_window7_224": (49.61, 8.7, 27.47),
+    "swin_base_patch4_window7_224": (87.77, 15.4, 36.63),
 }
 SMALL = {
     "deit_tiny_patch16_224": {"width": 48, "depth": 2, "size": (48, 64)},
+    "swin_tiny_patch4_window7_224": {"width": 24, "depths": (2, 2), "heads": (3, 6), "size": (36, 60)},
 }
 
 
@@ -83,3 +88,40 @@ def test_roles_number_the_branches():
         3,
     ]
     assert (roles["norm.weight"].block, roles["norm.weight"].branches) == (-1, 4)
+
+
+def test_swin_sizes():
+    with pytest.raises(SpecError, match="patches of 4 do not cover images of 30x32"):
+        small("swin_tiny_patch4_window7_224", size=(30, 32))
+    with pytest.raises(SpecError, match="2 depths and 1 numbers of heads"):
+        Swin(12, (1, 1), (3,))
+    whole = [site.windows for site in small("swin_tiny_patch4_window7_224", size=(32, 28)).blocks((32, 28))]
+    assert whole[:2] == [Windows((8, 7), (7, 7), (0, 0)), Windows((8, 7), (7, 7), (3, 0))]
+    assert whole[0].padded == (14, 7)
+    assert whole[3] == Windows((4, 4), (4, 4), (0, 0))
+
+
+def test_a_shift_separates_what_it_brings_together():
+    mask = shift_mask(Windows((4, 4), (2, 2), (1, 1)), torch.device("cpu"))[:, 0]
+    assert (mask[0] == 0).all()
+    assert mask[1].bool().tolist() == [[a % 2 != b % 2 for a in range(4)] for b in range(4)]
+    assert (mask[3] == 0).sum() == 4
+
+
+def test_swin_tables_are_cut_to_smaller_windows(tmp_path):
+    from safetensors.torch import save_file
+
+    from sartor.weights.load import load_weights
+
+    name = "swin_tiny_patch4_window7_224"
+    given = build(small(name, size=(56, 56))).state_dict()
+    given["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(1)
+    save_file(given, tmp_path / "model.safetensors")
+    network = load_weights(build(small(name, size=(16, 8)), device="meta"), tmp_path / "model.safetensors")
+    table, cut = (
+        given["layers.0.blocks.0.attn.relative_position_bias_table"],
+        network.get_submodule("layers.0.blocks.0.attn"),
+    )
+    whole = table.unflatten(0, (13, 13))
+    assert torch.equal(cut.relative_position_bias_table.unflatten(0, (7, 3)), whole[3:10, 5:8])
+    assert torch.isfinite(network(torch.zeros(1, 3, 16, 8))).all()

@@ -1,4 +1,4 @@
-"""timm's DeiTs: strict loading, equal logits in double precision, positions resized alike."""
+"""timm's DeiTs and Swin Transformers: strict loading, equal logits in double precision, positions resized alike."""
 
 import pytest
 import torch
@@ -7,7 +7,8 @@ from sartor.models.network import build, count, spec_of
 from sartor.testing.backbones import randomise_norms
 
 DEITS = ("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224")
-NAMES = DEITS
+SWINS = ("swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224", "swin_base_patch4_window7_224")
+NAMES = (*DEITS, *SWINS)
 
 
 def images(*size, batch=2):
@@ -46,8 +47,8 @@ def test_keys_shapes_and_parameters(timm, name):
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
 
-@pytest.mark.parametrize("name", DEITS)
-def test_deit_counts_its_parameters(timm, name):
+@pytest.mark.parametrize("name", [*DEITS, *SWINS])
+def test_counted_parameters(timm, name):
     with torch.device("meta"):
         theirs = timm.create_model(name)
     assert count(spec_of(name)).value("params") == sum(p.numel() for p in theirs.parameters())
@@ -55,7 +56,14 @@ def test_deit_counts_its_parameters(timm, name):
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("deit_tiny_patch16_224", (224, 224)), ("deit_tiny_patch16_224", (48, 80)), ("deit_small_patch16_224", (64, 64))],
+    [
+        ("deit_tiny_patch16_224", (224, 224)),
+        ("deit_tiny_patch16_224", (48, 80)),
+        ("deit_small_patch16_224", (64, 64)),
+        ("swin_tiny_patch4_window7_224", (224, 224)),
+        ("swin_tiny_patch4_window7_224", (100, 64)),
+        ("swin_base_patch4_window7_224", (32, 76)),
+    ],
 )
 def test_logits(timm, name, size):
     assert_equal_logits(*pair(timm, name, size), size)
@@ -77,10 +85,10 @@ def test_positions_are_resized_alike(timm, tmp_path):
         torch.testing.assert_close(ours.pos_embed, expected["pos_embed"])
 
 
-@pytest.mark.parametrize("name", ["deit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 def test_gradients(timm, name):
     size = (32, 32)
-    theirs, ours = pair(timm, name, size)
+    theirs, ours = pair(timm, name, size, drop_path_rate=0.0)
     ours.load_state_dict({name: value.clone() for name, value in theirs.state_dict().items()}, assign=True)
     for net in (theirs.train(), ours.train().requires_grad_()):
         net(images(*size).double()).square().mean().backward()
