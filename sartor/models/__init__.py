@@ -16,6 +16,7 @@ KINDS = {
     ),
     "sartor.models.vision.deit": ("vit",),
     "sartor.models.vision.swin": ("swin",),
+    "sartor.models.vision.levit": ("levit",),
     "sartor.models.vision.regnet": ("regnet_x", "regnet_conv"),
 }
 lazy_kinds({kind: module for module, kinds in KINDS.items() for kind in kinds})

@@ -53,6 +53,21 @@ class LayerNorm(NamedTuple):
         return nn.LayerNorm(self.width, self.eps)
 
 
+class TokenNorm(NamedTuple):
+    """Batch normalisation of ``width`` channels over the tokens of all images."""
+
+    width: int
+
+    def add_to(self, tally: Tally, size: Size) -> Size:
+        """Count the layer."""
+        tally.norm(self.width)
+        return size
+
+    def build(self) -> nn.Module:
+        """The module."""
+        return nn.BatchNorm1d(self.width)
+
+
 class Patches(NamedTuple):
     """A convolution whose stride is its kernel: one vector for each patch of the image."""
 

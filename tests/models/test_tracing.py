@@ -29,6 +29,7 @@ NAMES = [
     "regnety_002",
     "deit_tiny_patch16_224",
     "swin_tiny_patch4_window7_224",
+    "levit_128s",
 ]
 UNITS = {
     "scaled": Unit(shortcut=Scaling(0.5, 0.5)),

@@ -19,9 +19,17 @@ PUBLISHED = {
     "swin_small_patch4_window7_224": (49.61, 8.7, 27.47),
     "swin_base_patch4_window7_224": (87.77, 15.4, 36.63),
 }
+LEVITS = {  # millions of parameters with both classifiers and of multiply-adds, table 2
+    "levit_128s": (7.8, 305),
+    "levit_128": (9.2, 406),
+    "levit_192": (10.9, 658),
+    "levit_256": (18.9, 1120),
+    "levit_384": (39.1, 2353),
+}
 SMALL = {
     "deit_tiny_patch16_224": {"width": 48, "depth": 2, "size": (48, 64)},
     "swin_tiny_patch4_window7_224": {"width": 24, "depths": (2, 2), "heads": (3, 6), "size": (36, 60)},
+    "levit_128s": {"size": (48, 80)},
 }
 
 
@@ -36,6 +44,14 @@ def test_published_figures(name):
     assert round(tally.params / 1e6, 2) == params
     assert round(tally.macs / 1e9, 1) == macs
     assert round(tally.activations / 1e6, 2) == activations
+
+
+@pytest.mark.parametrize("name", LEVITS)
+def test_published_figures_of_levit(name):
+    spec = spec_of(name)
+    params, macs = LEVITS[name]
+    assert sum(p.numel() for p in build(spec, device="meta").parameters()) / 1e6 == pytest.approx(params, abs=0.06)
+    assert spec.tally().macs / 1e6 == pytest.approx(macs, rel=0.01)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -125,3 +141,45 @@ def test_swin_tables_are_cut_to_smaller_windows(tmp_path):
     whole = table.unflatten(0, (13, 13))
     assert torch.equal(cut.relative_position_bias_table.unflatten(0, (7, 3)), whole[3:10, 5:8])
     assert torch.isfinite(network(torch.zeros(1, 3, 16, 8))).all()
+
+
+def test_levit_deploys_without_norms_and_second_classifier():
+    network = build(small("levit_128s")).train()
+    x = torch.randn(4, 3, 48, 80)
+    network(x)  # statistics
+    deployed = network.deploy()
+    assert deployed.training
+    assert deployed.deploy() is deployed
+    assert not any("bn" in key or "head_dist" in key for key in deployed.state_dict())
+    assert (deployed.spec.fused, deployed.spec.distilled, deployed.spec.classes) == (True, False, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(deployed.eval()(x), network.eval()(x), rtol=1e-4, atol=1e-5)
+        deployed.head.weight.zero_()
+        assert network.head.linear.weight.abs().sum() > 0
+    alone = small("levit_128s", distilled=False)
+    assert alone.tally() == network.spec.tally() == deployed.spec.tally()
+    assert build(alone).deploy().head.out_features == 10
+
+
+def test_levit_says_what_does_not_fit():
+    with pytest.raises(SpecError, match="images of 40x48 do not fit the stem"):
+        small("levit_128s", size=(40, 48))
+    with pytest.raises(SpecError, match="first width 20 is not a multiple of 8"):
+        small("levit_128s", widths=(20, 24, 32))
+    with pytest.raises(SpecError, match="has one classifier"):
+        small("levit_128s", fused=True)
+    with pytest.raises(SpecError, match="narrower than keys of 16"):
+        small("levit_128s", widths=(8, 16, 32))
+
+
+def test_levit_takes_computed_entries_and_other_ends(tmp_path):
+    from safetensors.torch import save_file
+
+    from sartor.weights.load import load_weights
+
+    given = build(small("levit_128s")).state_dict()
+    given["stages.0.blocks.0.attn.attention_bias_idxs"] = torch.zeros(1)
+    save_file(given, tmp_path / "model.safetensors")
+    empty = build(small("levit_128s").replace(classes=7, channels=1), device="meta")
+    network = load_weights(empty, tmp_path / "model.safetensors")
+    assert network.eval()(torch.zeros(2, 1, 48, 80)).shape == (2, 7)

@@ -1,4 +1,4 @@
-"""timm's DeiTs and Swin Transformers: strict loading, equal logits in double precision, positions resized alike."""
+"""timm's DeiTs, Swin Transformers and LeViTs: strict loading, equal logits in double precision, positions resized."""
 
 import pytest
 import torch
@@ -8,7 +8,8 @@ from sartor.testing.backbones import randomise_norms
 
 DEITS = ("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224")
 SWINS = ("swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224", "swin_base_patch4_window7_224")
-NAMES = (*DEITS, *SWINS)
+LEVITS = ("levit_128s", "levit_128", "levit_192", "levit_256", "levit_384")
+NAMES = (*DEITS, *SWINS, *LEVITS)
 
 
 def images(*size, batch=2):
@@ -63,6 +64,9 @@ def test_counted_parameters(timm, name):
         ("swin_tiny_patch4_window7_224", (224, 224)),
         ("swin_tiny_patch4_window7_224", (100, 64)),
         ("swin_base_patch4_window7_224", (32, 76)),
+        ("levit_128s", (224, 224)),
+        ("levit_192", (80, 48)),
+        ("levit_384", (64, 64)),
     ],
 )
 def test_logits(timm, name, size):
@@ -85,7 +89,7 @@ def test_positions_are_resized_alike(timm, tmp_path):
         torch.testing.assert_close(ours.pos_embed, expected["pos_embed"])
 
 
-@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "levit_128s"])
 def test_gradients(timm, name):
     size = (32, 32)
     theirs, ours = pair(timm, name, size, drop_path_rate=0.0)
@@ -95,3 +99,18 @@ def test_gradients(timm, name):
     expected = dict(theirs.named_parameters())
     for key, parameter in ours.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[key].grad, rtol=1e-7, atol=1e-9, msg=key)
+
+
+def test_levit_deploys_as_timm_fuses(timm):
+    """The same keys, shapes and values, but for the classifiers, which ours averages into one."""
+    from timm.utils.model import reparameterize_model
+
+    size = (64, 48)
+    theirs, ours = pair(timm, "levit_128s", size)
+    deployed = ours.deploy()
+    fused, state = reparameterize_model(theirs).state_dict(), deployed.state_dict()
+    heads = {key: tensor for key, tensor in fused.items() if key.startswith("head")}
+    assert state.keys() == fused.keys() - {"head_dist.weight", "head_dist.bias"}
+    for key in state.keys() - heads.keys():
+        torch.testing.assert_close(state[key].float(), fused[key].float(), msg=key)  # timm fuses to float32
+    assert_equal_logits(theirs, deployed, size)
