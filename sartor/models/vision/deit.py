@@ -84,7 +84,8 @@ class ViT:
         """Patches along the height and the width of an image; raises SpecError where they do not cover it."""
         if size[0] % self.patch or size[1] % self.patch:
             sides = "x".join(map(str, size))
-            raise SpecError(f"vit: patches of {self.patch} do not cover images of {sides}; use multiples")
+            wanted = f"use sides that are multiples of {self.patch}"
+            raise SpecError(f"vit: patches of {self.patch} do not cover images of {sides}; {wanted}")
         return size[0] // self.patch, size[1] // self.patch
 
     def stem_path(self) -> Path:

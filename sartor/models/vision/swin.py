@@ -106,7 +106,8 @@ class Swin:
         """The map of a stage for an image; raises SpecError where the patches do not cover the image."""
         if size[0] % self.patch or size[1] % self.patch:
             sides = "x".join(map(str, size))
-            raise SpecError(f"swin: patches of {self.patch} do not cover images of {sides}; use multiples")
+            wanted = f"use sides that are multiples of {self.patch}"
+            raise SpecError(f"swin: patches of {self.patch} do not cover images of {sides}; {wanted}")
         stride = self.patch * 2**stage
         return -(-size[0] // stride), -(-size[1] // stride)
 
