@@ -44,7 +44,8 @@ class Port:
     """One tensor alive at a seam.
 
     ``stream`` is what the next block transforms, ``carry`` was computed on the way and is needed later,
-    ``context`` is computed from the inputs alone. ``stride`` is input size over map size.
+    ``context`` is computed from the inputs alone. ``stride`` is input size over map size. Tokens (NLC) of images are
+    ``prefix`` tokens without a place, such as a class token, then those of the map row by row.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Port:
     width: int
     layout: Layout
     stride: int = 1
+    prefix: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,10 @@ class Tally:
     The ``sartor`` convention counts multiply-adds of convolutions and linear layers without biases, and as
     activations their outputs. ``cio`` is the values that convolutions read and write, a map once each time it is read
     (Chao et al. 2019, arXiv 1909.00948, section 3); ``traffic`` is the bytes of these, of their weights and of linear
-    layers. ``pycls`` also counts bias additions and max-pool outputs (it exists for parity).
+    layers. The two products of attention, queries with keys and weights with values, are counted
+    likewise; their traffic is queries, keys, values and result, since fused kernels keep the attention weights to
+    themselves. Norms, softmax and additions are free. ``pycls`` also counts bias additions and max-pool outputs
+    (it exists for parity).
     """
 
     convention: Convention = "sartor"
@@ -44,12 +48,26 @@ class Tally:
             if self.convention == "pycls":
                 self.macs += out
 
-    def linear(self, w_in: int, w_out: int, bias: bool) -> None:
-        """A matrix product, with its bias."""
+    def linear(self, w_in: int, w_out: int, bias: bool, tokens: int = 1) -> None:
+        """A matrix product, with its bias, on each of so many tokens."""
         self.params += w_in * w_out + (w_out if bias else 0)
-        self.macs += w_in * w_out + (w_out if bias and self.convention == "pycls" else 0)
-        self.activations += w_out
-        self.traffic += FLOAT_BYTES * (w_in + w_out + w_in * w_out)
+        self.macs += tokens * (w_in * w_out + (w_out if bias and self.convention == "pycls" else 0))
+        self.activations += tokens * w_out
+        self.traffic += FLOAT_BYTES * (tokens * (w_in + w_out) + w_in * w_out)
+
+    def attention(self, heads: int, key: int, value: int, lengths: tuple[int, int, int]) -> None:
+        """Dot-product attention with keys and values of a width per head.
+
+        ``lengths`` are the numbers of queries, of keys that each sees, and of keys in all.
+        """
+        queries, seen, keys = lengths
+        self.macs += heads * queries * seen * (key + value)
+        self.activations += heads * queries * (seen + value)
+        self.traffic += FLOAT_BYTES * heads * (queries + keys) * (key + value)
+
+    def table(self, shape: tuple[int, ...]) -> None:
+        """Parameters that are added to something: positions, tokens."""
+        self.params += math.prod(shape)
 
     def norm(self, width: int) -> None:
         """A normalisation with a scale and a shift per channel."""

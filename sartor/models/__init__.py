@@ -16,6 +16,9 @@ KINDS = {
         "projected_shortcut",
         "dropped_shortcut",
     ),
+    "sartor.models.vision.deit": ("vit",),
+    "sartor.models.vision.swin": ("swin",),
+    "sartor.models.vision.levit": ("levit",),
     "sartor.models.vision.regnet": ("regnet_x", "regnet_conv"),
     "sartor.models.vision.hardnet": ("harmonic",),
 }

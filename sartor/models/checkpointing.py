@@ -25,7 +25,7 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """Batch statistics are used but not accumulated: the second forward pass must not count twice."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     kept = [(m.momentum, m.num_batches_tracked) for m in norms]
     for m in norms:
         m.momentum, m.num_batches_tracked = 0.0, None

@@ -25,7 +25,7 @@ def initialise(network: Any, fan: Fan = "fan_out", fc_std: float = 0.0) -> None:
     """
     readouts = {name for name, role in network.roles().items() if role.kind == "readout"}
     for path, module in network.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
             module.reset_parameters()
         elif isinstance(module, nn.Conv2d | nn.Linear):
             draw_weight(module.weight, f"{path}.weight" in readouts or isinstance(module, nn.Linear), fan, fc_std)

@@ -33,8 +33,8 @@ class Layer(Protocol):
     def add_to(self, tally: Tally, size: Size) -> Size:
         """Add the layer's cost on maps of ``size``; return the size it gives."""
 
-    def build(self) -> nn.Module:
-        """The module."""
+    def build(self) -> nn.Module | nn.Parameter:
+        """The module, or a parameter that stands alone."""
 
 
 class Conv(NamedTuple):
@@ -155,14 +155,17 @@ def count_paths(paths: tuple[Path, ...], tally: Tally, size: Size) -> Size:
     return main or size
 
 
-def place(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Register a module under a dotted name, making plain containers on the way."""
+def place(root: nn.Module, name: str, module: nn.Module | nn.Parameter) -> None:
+    """Register a module or a parameter under a dotted name, making plain containers on the way."""
     *parents, last = name.split(".")
     for parent in parents:
         if not hasattr(root, parent):
             root.add_module(parent, nn.Module())
         root = root.get_submodule(parent)
-    root.add_module(last, module)
+    if isinstance(module, nn.Parameter):
+        root.register_parameter(last, module)
+    else:
+        root.add_module(last, module)
 
 
 def place_paths(root: nn.Module, paths: tuple[Path, ...]) -> None:

@@ -14,6 +14,7 @@ or, one test per law and spec, with pytest::
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -28,6 +29,7 @@ from sartor.core.protocols import Backbone
 from sartor.core.spec import from_json, to_json
 from sartor.cost.counters import FLOAT_BYTES
 from sartor.models.network import build, count
+from sartor.models.tokens import Attend
 
 ROLES = ("input", "hidden", "readout", "bias", "norm", "embedding")
 BATCH = 2
@@ -64,7 +66,7 @@ def draw_inputs(spec: Any, batch: int = BATCH, seed: int = 0) -> Any:
 
 
 def randomise_norms(network: nn.Module, x: Any, seed: int = 0) -> None:
-    """Draw scales and shifts of all batch norms and give them statistics near those of ``x``.
+    """Draw scales and shifts of all norms and give batch norms statistics near those of ``x``.
 
     Statistics are seen in one pass in training mode and then disturbed, so that every buffer matters and
     activations keep their size at any depth. Leaves the network in eval mode.
@@ -74,12 +76,14 @@ def randomise_norms(network: nn.Module, x: Any, seed: int = 0) -> None:
     def uniform(like: Tensor, low: float, high: float) -> Tensor:
         return (low + (high - low) * torch.rand(like.shape, generator=generator)).to(like)
 
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    layer_norms = [module for module in network.modules() if isinstance(module, nn.LayerNorm)]
     momenta = [norm.momentum for norm in norms]
     with torch.no_grad():
-        for norm in norms:
+        for norm in [*norms, *layer_norms]:
             norm.weight.copy_(uniform(norm.weight, 0.5, 1.5))
             norm.bias.copy_(uniform(norm.bias, -0.3, 0.3))
+        for norm in norms:
             norm.momentum = 1.0
         network.train()(x)
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -93,7 +97,7 @@ def randomise_norms(network: nn.Module, x: Any, seed: int = 0) -> None:
 def observed_cost(network: nn.Module, x: Tensor) -> Cost:
     """What hooks see of one forward pass: params, macs, activations, traffic and cio for one example.
 
-    The same is counted as by ``count``: weights, inputs and outputs of convolutions and linear layers.
+    The same is counted as by ``count``: weights, inputs and outputs of convolutions, linear layers and attention.
     """
     macs = activations = traffic = cio = 0
 
@@ -105,8 +109,18 @@ def observed_cost(network: nn.Module, x: Tensor) -> Cost:
         traffic += FLOAT_BYTES * (given + made + module.weight.numel())
         cio += given + made if isinstance(module, nn.Conv2d) else 0
 
+    def see_attention(module: Any, args: tuple[Tensor, ...], out: Tensor) -> None:
+        nonlocal macs, activations, traffic
+        q, k, v = args[:3]
+        scores = q[0, ..., 0].numel() * k.shape[-2]
+        macs += scores * (q.shape[-1] + v.shape[-1])
+        activations += scores + out[0].numel()
+        traffic += FLOAT_BYTES * sum(tensor[0].numel() for tensor in (q, k, v, out))
+
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     handles = [layer.register_forward_hook(see) for layer in layers]
+    attention = [module for module in network.modules() if isinstance(module, Attend)]
+    handles += [module.register_forward_hook(see_attention) for module in attention]
     try:
         with torch.no_grad():
             network(x)
@@ -267,6 +281,9 @@ def _check_port(where: str, port: Any, tensor: Tensor, x: Any) -> None:
     if port.layout == "NCHW":
         stated = tuple(-(-side // port.stride) for side in x.shape[-2:])
         _require(tuple(tensor.shape[-2:]) == stated, f"{where}: map {tuple(tensor.shape[-2:])}, by its stride {stated}")
+    elif port.layout == "NLC" and isinstance(x, Tensor) and x.ndim == 4:
+        stated = (port.prefix + math.prod(-(-side // port.stride) for side in x.shape[-2:]),)
+        _require(tuple(tensor.shape[1:2]) == stated, f"{where}: {tensor.shape[1]} tokens, by its stride {stated[0]}")
 
 
 def _some(names: Sequence[str]) -> Sequence[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from sartor.core.errors import SartorError, WeightsError
@@ -23,12 +24,15 @@ _USUAL = {"global_pool": "avg"}
 
 def name_of(spec: Any) -> str | None:
     """The name ``list_models`` has for a spec, whatever its ends, size and regularisation; None if it has none."""
-    free = {name: getattr(spec, name) for name in _FREE if hasattr(spec, name)}
     for name in list_models():
         named = spec_of(name)
-        if type(named) is type(spec) and named.replace(**free) == spec:
+        if type(named) is type(spec) and _architecture(named) == _architecture(spec):
             return name
     return None
+
+
+def _architecture(spec: Any) -> Json:
+    return {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in _FREE}
 
 
 def named(network: Any, kind: str) -> list[str]:

@@ -31,13 +31,16 @@ def load_weights(network: Any, weights: str | Path, *, device: str = "cpu") -> A
     and each weight is written once; any other network is filled where it is.
 
     The names of torchvision, of pycls and of HarDNet's authors are translated. A classifier for another number of
-    classes starts anew, a first convolution for other channels is adapted as by ``adapt_channels``; both are logged.
-    Any other difference, or a file that cannot be found or trusted, raises WeightsError.
+    classes starts anew, a first convolution for other channels is adapted as by ``adapt_channels``, positions of a
+    transformer for images of another size are resized (``fit_state`` of the network); all are logged. Any other
+    difference, or a file that cannot be found or trusted, raises WeightsError.
     """
     path = find_weights(weights)
     state, notes = read_state(path), list[str]()
     expected: dict[str, Tensor] = network.state_dict()
     state = _translate(state, network, notes)
+    if hasattr(network, "fit_state"):
+        notes += network.fit_state(state)
     for key in expected.keys() - state.keys():
         if key.endswith(".num_batches_tracked"):  # unknown to checkpoints of before 2018
             state[key] = torch.zeros((), dtype=torch.int64)
@@ -48,7 +51,7 @@ def load_weights(network: Any, weights: str | Path, *, device: str = "cpu") -> A
         _start_anew(network.get_submodule(name), network.spec, device)
     for note in notes:
         _log.warning("%s: %s", path.name, note)
-    return network
+    return network.to(next(iter(network.parameters())).device)  # the constants, where the weights were put
 
 
 def fill(

@@ -15,6 +15,9 @@ SPECS = {
     "dropout": wrn_cifar(16, 1, dropout=0.3),
     "drop_path": preact_resnet_cifar(20).replace(drop_path=0.5),
     "regnet": spec_of("regnety_002", classes=10),
+    "vit": spec_of("deit_tiny_patch16_224", classes=10, size=(32, 32), drop_path=0.2),
+    "levit": spec_of("levit_128s", classes=10, size=(32, 32), drop_path=0.2),
+    "swin": spec_of("swin_tiny_patch4_window7_224", classes=10, size=(32, 32), drop_path=0.2),
 }
 
 

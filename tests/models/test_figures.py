@@ -31,7 +31,7 @@ def test_counts_are_the_expected(name):
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if "1001" in n else n for n in FIGURES])
 def test_hooks_see_the_expected(name):
     spec = spec_of(name)
-    network = build(spec, device="meta").eval()
+    network = build(spec, device="meta").eval().deploy()
     assert observed_cost(network, torch.empty(1, spec.channels, *spec.size, device="meta")) == count(spec)
 
 

@@ -36,6 +36,9 @@ NAMES = [
     "seres2net50_26w_4s",
     "simplenet_cifar_310k",
     "simplenet_caffe_310k",
+    "deit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "levit_128s",
 ]
 UNITS = {
     "scaled": Unit(shortcut=Scaling(0.5, 0.5)),

@@ -169,7 +169,7 @@ def test_a_refused_file_leaves_the_network_as_it_was(saved):
 
 
 def test_every_naming_tells_its_ends():
-    example = {spec.names: spec for spec in map(spec_of, list_models())}
+    example = {spec.names: spec for spec in map(spec_of, list_models()) if spec.kind == "anynet"}
     for spec in example.values():
         kinds = [role.kind for role in build(spec, device="meta").roles().values()]
         assert (kinds.count("input"), kinds.count("readout")) == (1, 1), spec.names

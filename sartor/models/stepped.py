@@ -1,0 +1,148 @@
+"""A backbone that is a row of named steps: stem, blocks, neck, pool, head. Every step but the last ends at a seam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor, fx, nn
+
+from sartor.core.errors import SpecError, unknown
+from sartor.core.protocols import Role
+from sartor.models.checkpointing import checkpointed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sartor.models.tokens import TokenBlock
+
+NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+fx.wrap("demand_size")  # a trace keeps the call, for the size is known when it runs
+
+
+def demand_size(x: Tensor, size: tuple[int, int], kind: str) -> Tensor:
+    """The images ``x`` if they have the size that a network is built for; raises SpecError otherwise."""
+    if tuple(x.shape[-2:]) != tuple(size):
+        given, wanted = ("x".join(map(str, s)) for s in (x.shape[-2:], size))
+        raise SpecError(f"{kind}: built for images of {wanted} and given {given}; replace the spec's size")
+    return x
+
+
+class SteppedBackbone(nn.Module):
+    """What transformers have in common as modules.
+
+    A family registers its layers, says by ``_walk`` where its blocks are, and has a method ``_run_<step>`` for each
+    step that is no block. Taps: ``stage1.1.attn``, ``stage1.1.mlp`` …, each branch before it is joined.
+    """
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    inputs: tuple[str, ...] = ()  # layers that read the image
+    readouts: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()  # parameters by the last part of their name
+    biases: tuple[str, ...] = ()  # parameters of more than one dimension that are added to what is attended
+
+    def _walk(self, blocks: Mapping[str, str], neck: Sequence[str], rate: float) -> None:
+        """Take up the blocks (seam -> module path), the steps after them, and the rate of stochastic depth."""
+        self.checkpointing = False
+        self._blocks = dict(blocks)
+        for index, name in enumerate(blocks):
+            self._block(name).drop_rate = rate * index / max(1, len(blocks) - 1)
+        self._steps = ("stem", *blocks, *neck, "pool", "head")
+        self.taps = tuple(f"{name}.{part}" for name in blocks for part in self._block(name).parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images: all of ``run``."""
+        return self.run(x)
+
+    def run(self, x: Tensor, *, start: str | None = None, stop: str | None = None) -> Tensor:
+        """From after the seam ``start`` to the seam ``stop``; raises SpecError for an unknown or backward pair."""
+        first = 0 if start is None else self._step(start) + 1
+        last = len(self._steps) if stop is None else self._step(stop) + 1
+        if first > last:
+            raise SpecError(f"cannot run backwards from seam {start} to {stop}")
+        for name in self._steps[first:last]:
+            x = self._advance(name, x)
+        return x
+
+    def features(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """What crosses the named seams and taps, in one pass that ends at the last of them."""
+        wanted, out = set(names), dict[str, Tensor]()
+        steps = [self._step(name.rpartition(".")[0] if name in self.taps else name) for name in wanted]
+        for step in self._steps[: max(steps, default=-1) + 1]:
+            if step in self._blocks and any(f"{step}.{part}" in wanted for part in self._block(step).parts):
+                block, x = self._block(step), self._enter(step, x)
+                for part in block.parts:
+                    branch = block.branch(part, x)
+                    if f"{step}.{part}" in wanted:
+                        out[f"{step}.{part}"] = branch
+                    x = block.join(part, x, branch)
+            else:
+                x = self._advance(step, x)
+            if step in wanted:
+                out[step] = x
+        return {name: out[name] for name in names}
+
+    def roles(self) -> dict[str, Role]:
+        """The role of every parameter, for parametrisations and weight-decay groups; each branch counts."""
+        owner: dict[str, int] = {}
+        count = 0
+        for name, path in self._blocks.items():
+            block = self._block(name)
+            for part, layers in block.parts.items():
+                if part not in block.replacing:
+                    for key, _ in block.named_parameters():
+                        if key in layers or key.rpartition(".")[0] in layers:
+                            owner[f"{path}.{key}"] = count
+                    count += 1
+        roles = {}
+        for path, module in self.named_modules():
+            for name, parameter in module.named_parameters(path, recurse=False):
+                kind = self._kind(path, name.rpartition(".")[2], module, parameter)
+                roles[name] = Role(kind, owner.get(name, -1), parameter[0].numel(), count)
+        return roles
+
+    def _kind(self, path: str, leaf: str, module: nn.Module, parameter: Tensor) -> Any:
+        if isinstance(module, NORMS):
+            return "norm"
+        if leaf in self.embeddings:
+            return "embedding"
+        if parameter.ndim == 1 or leaf in self.biases:
+            return "bias"
+        return "input" if path in self.inputs else "readout" if path in self.readouts else "hidden"
+
+    def deploy(self) -> Any:
+        """Itself: nothing in it serves training alone."""
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only block inputs for the backward pass and compute the rest again: less memory, equal gradients."""
+        self.checkpointing = enable
+
+    def _sized(self, images: Tensor) -> Tensor:
+        """The images, if they have the size of the spec."""
+        return demand_size(images, self.spec.size, self.spec.kind)
+
+    def _enter(self, step: str, x: Tensor) -> Tensor:
+        """What a block gets of what crosses the seam before it."""
+        return x
+
+    def _block(self, name: str) -> TokenBlock:
+        return cast("TokenBlock", self.get_submodule(self._blocks[name]))
+
+    def _step(self, name: str) -> int:
+        if name in self.taps:
+            raise SpecError(f"{name!r} is a tap inside a block: features can read it, run cannot start or stop there")
+        if name not in self._steps[:-1]:
+            raise SpecError(unknown("seam", name, self._steps[:-1]))
+        return self._steps.index(name)
+
+    def _advance(self, name: str, x: Tensor) -> Tensor:
+        if name in self._blocks:
+            block, x = self._block(name), self._enter(name, x)
+            return checkpointed(block, x) if self.checkpointing and self.training else block(x)
+        return getattr(self, f"_run_{name}")(x)  # type: ignore[no-any-return]

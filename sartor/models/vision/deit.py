@@ -1,0 +1,232 @@
+"""DeiT (Touvron et al. 2021, arXiv 2012.12877): the Vision Transformer, trained on ImageNet alone.
+
+State-dict keys are timm's. Positions are learnt for one size of image, which the spec says; a checkpoint for another
+size has its positions resized as timm does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sartor.core.errors import SpecError
+from sartor.core.seams import Port, Seam, Signature
+from sartor.core.spec import spec_kind
+from sartor.cost.counters import Convention, Size, Tally
+from sartor.models.layers import Layer, Path, count_paths, place, place_paths
+from sartor.models.stepped import SteppedBackbone
+from sartor.models.tokens import (
+    Attention,
+    Dense,
+    LayerNorm,
+    Parameters,
+    Patches,
+    TokenBlock,
+    join_heads,
+    split_heads,
+)
+
+EPS = 1e-6
+STD = 0.02
+
+
+@spec_kind
+@dataclass(frozen=True, slots=True)
+class ViT:
+    """A Vision Transformer: patches, a class token, ``depth`` pre-normalised blocks, a head on the class token.
+
+    ``mlp`` is the hidden width of a block's perceptron over its width. ``size`` is the only height and width the
+    network runs at. All matrices start from N(0, ``fc_std``^2), the patches' convolution from
+    the framework's uniform whatever ``init`` says.
+    """
+
+    kind: ClassVar[str] = "vit"
+    width: int
+    depth: int
+    heads: int
+    patch: int = 16
+    mlp: float = 4.0
+    classes: int = 1000
+    channels: int = 3
+    size: tuple[int, int] = (224, 224)
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    init: Literal["fan_in"] = "fan_in"
+    fc_std: float = STD
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.depth, self.heads, self.patch, self.classes, self.channels, *self.size) < 1:
+            raise SpecError("vit: width, depth, heads, patch, classes, channels and size are at least 1")
+        if self.width % self.heads:
+            raise SpecError(f"vit: width {self.width} is not a multiple of {self.heads} heads")
+        self.grid(self.size)
+
+    @property
+    def inputs(self) -> Signature:
+        """One image of the size the network is meant for."""
+        return Signature.image(self.channels, *self.size)
+
+    @property
+    def outputs(self) -> Signature:
+        """One logit per class."""
+        return Signature.classes(self.classes)
+
+    def replace(self, **changes: Any) -> ViT:
+        """A copy with other fields."""
+        return replace(self, **changes)
+
+    def grid(self, size: Size) -> Size:
+        """Patches along the height and the width of an image; raises SpecError where they do not cover it."""
+        if size[0] % self.patch or size[1] % self.patch:
+            sides = "x".join(map(str, size))
+            wanted = f"use sides that are multiples of {self.patch}"
+            raise SpecError(f"vit: patches of {self.patch} do not cover images of {sides}; {wanted}")
+        return size[0] // self.patch, size[1] // self.patch
+
+    def stem_path(self) -> Path:
+        """The patches."""
+        return Path({"patch_embed.proj": Patches(self.channels, self.width, self.patch)})
+
+    def embedding_path(self, size: Size) -> Path:
+        """The class token and the positions of all tokens."""
+        return Path(
+            {
+                "cls_token": Parameters((1, 1, self.width)),
+                "pos_embed": Parameters((1, 1 + self.grid(size)[0] * self.grid(size)[1], self.width)),
+            }
+        )
+
+    def block_parts(self) -> Mapping[str, Mapping[str, Layer]]:
+        """The layers of a block's two branches."""
+        width, hidden = self.width, int(self.mlp * self.width)
+        attn: dict[str, Layer] = {
+            "norm1": LayerNorm(width, EPS),
+            "attn.qkv": Dense(width, 3 * width),
+            "attn.attend": Attention(self.heads, width // self.heads, width // self.heads),
+            "attn.proj": Dense(width, width),
+        }
+        mlp: dict[str, Layer] = {
+            "norm2": LayerNorm(width, EPS),
+            "mlp.fc1": Dense(width, hidden),
+            "mlp.fc2": Dense(hidden, width),
+        }
+        return {"attn": attn, "mlp": mlp}
+
+    def neck_path(self) -> Path:
+        """The norm before the class token is taken; its cost does not depend on the size."""
+        return Path({"norm": LayerNorm(self.width, EPS)})
+
+    def head_path(self) -> Path:
+        """The classifier."""
+        return Path({"head": Dense(self.width, self.classes)}, pooled=True)
+
+    def tally(self, size: Size | None = None, convention: Convention = "sartor") -> Tally:
+        """Counted cost for one image of ``size`` (height, width), by a network built for that size."""
+        total, block, size = Tally(convention), Tally(convention), size or self.size
+        grid = self.grid(size)
+        tokens = 1 + grid[0] * grid[1], 1
+        count_paths((self.stem_path(), self.embedding_path(size)), total, size)
+        for layers in self.block_parts().values():
+            count_paths((Path(layers),), block, tokens)
+        total.add(block, self.depth)
+        count_paths((self.neck_path(), self.head_path()), total, tokens)
+        return total
+
+    def build(self) -> ViTBackbone:
+        """The module, its weights not written yet: ``models.network.build`` or a checkpoint does that."""
+        return ViTBackbone(self)
+
+
+def deit(width: int, depth: int, heads: int) -> ViT:
+    """A DeiT without distillation token (table 1)."""
+    return ViT(width, depth, heads)
+
+
+class ViTBlock(TokenBlock):
+    """Attention among all tokens, then a perceptron on each; both normalise their input."""
+
+    def __init__(self, spec: ViT) -> None:
+        super().__init__(spec.block_parts())
+        self.heads = spec.heads
+
+    def run_attn(self, x: Tensor) -> Tensor:
+        """Multi-head self-attention of the normalised tokens."""
+        q, k, v = split_heads(self.attn.qkv(self.norm1(x)), 3, self.heads)
+        return self.attn.proj(join_heads(self.attn.attend(q, k, v)))  # type: ignore[no-any-return]
+
+    def run_mlp(self, x: Tensor) -> Tensor:
+        """The perceptron on the normalised tokens."""
+        return self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x))))  # type: ignore[no-any-return]
+
+
+class ViTBackbone(SteppedBackbone):
+    """The network of a ``ViT`` spec. Images are (batch, channels, height, width); logits (batch, classes).
+
+    Seams: ``stem``, ``stage1.1`` … one per block and ``norm``, all tokens (batch, 1 + patches, width) with the class
+    token first, and ``pool``, the class token.
+    """
+
+    inputs = ("patch_embed.proj",)
+    readouts = ("head",)
+    embeddings = ("cls_token", "pos_embed")
+
+    def __init__(self, spec: ViT) -> None:
+        super().__init__()
+        self.spec = spec
+        place_paths(self, (spec.embedding_path(spec.size), spec.stem_path()))
+        blocks = {f"stage1.{i + 1}": f"blocks.{i}" for i in range(spec.depth)}
+        for path in blocks.values():
+            place(self, path, ViTBlock(spec))
+        place_paths(self, (spec.neck_path(), spec.head_path()))
+        self._walk(blocks, ("norm",), spec.drop_path)
+        tokens = Port("x", "stream", spec.width, "NLC", spec.patch, prefix=1)
+        pooled = Port("x", "stream", spec.width, "ND", 0)
+        self.seams = tuple(
+            Seam(name, int(name != "stem"), (pooled if name == "pool" else tokens,)) for name in self._steps[:-1]
+        )
+
+    def initialise(self) -> None:
+        """Called when the weights are drawn: the class token and the positions."""
+        nn.init.normal_(self.cls_token, 0.0, EPS)
+        nn.init.normal_(self.pos_embed, 0.0, STD)
+
+    def fit_state(self, state: dict[str, Tensor]) -> list[str]:
+        """Resize a checkpoint's positions, in ``state``, where they are of another square grid; says what it did."""
+        given, (_, length, width) = state.get("pos_embed"), self.pos_embed.shape
+        if given is None or given.ndim != 3 or given.shape[1] == length or given.shape[2] != width:
+            return []
+        side = round((given.shape[1] - 1) ** 0.5)
+        if side < 1 or side * side != given.shape[1] - 1:
+            return []
+        grid = self.spec.grid(self.spec.size)
+        state["pos_embed"] = resize_positions(given, (side, side), grid)
+        return [f"pos_embed resized from {side}x{side} positions to {grid[0]}x{grid[1]}"]
+
+    def _run_stem(self, x: Tensor) -> Tensor:
+        patches = self.patch_embed.proj(self._sized(x)).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], 1)
+        return tokens + self.pos_embed  # type: ignore[no-any-return]
+
+    def _run_norm(self, x: Tensor) -> Tensor:
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def _run_pool(self, x: Tensor) -> Tensor:
+        return x[:, 0]
+
+    def _run_head(self, x: Tensor) -> Tensor:
+        if self.spec.dropout:
+            x = F.dropout(x, self.spec.dropout, self.training)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def resize_positions(positions: Tensor, old: Size, new: Size) -> Tensor:
+    """Positions (1, 1 + old area, width), the class token's first, for another grid: bicubic, antialiased."""
+    first, grid = positions[:, :1], positions[:, 1:]
+    image = grid.float().reshape(1, *old, -1).permute(0, 3, 1, 2)
+    image = F.interpolate(image, new, mode="bicubic", antialias=True)
+    return torch.cat([first, image.flatten(2).transpose(1, 2).to(positions.dtype)], 1)
