@@ -7,7 +7,7 @@ labelled with. The single-label baseline of the paper is ``cross-entropy`` with 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,8 +31,11 @@ _CONFIDENT = 0.05  # share of a level's classes whose probabilities are the teac
 class TreeLoss(Protocol):
     """A loss of a recipe that needs the tree of the task's classes."""
 
+    def check(self) -> None:
+        """Raises DataError if the hierarchy's file cannot be read."""
+
     def tree(self, classes: Sequence[str]) -> LabelTree:
-        """The tree; raises DataError if the hierarchy's file cannot be read or lacks a class."""
+        """The tree; raises DataError if the hierarchy cannot be read or lacks a class."""
 
     def on(self, tree: LabelTree) -> LogitLoss:
         """The loss of logits with an output for each class of the tree."""
@@ -52,6 +55,10 @@ class SemanticSoftmax:
     ancestors: bool = True
     include_last: bool = True
     kind: ClassVar[str] = "semantic-softmax"
+
+    def check(self) -> None:
+        """Read the hierarchy, so that what is wrong with its file is said early."""
+        _hierarchy(self.hierarchy)
 
     def tree(self, classes: Sequence[str]) -> LabelTree:
         """The tree of the task's classes."""
@@ -78,11 +85,15 @@ class MultiLabel:
     ancestors: bool = True
     kind: ClassVar[str] = "multi-label"
 
+    def check(self) -> None:
+        """Read the hierarchy, so that what is wrong with its file is said early."""
+        _hierarchy(self.hierarchy)
+
     def tree(self, classes: Sequence[str]) -> LabelTree:
         """The tree of the task's classes."""
         return label_tree(_hierarchy(self.hierarchy), classes, ancestors=self.ancestors)
 
-    def on(self, tree: LabelTree) -> Callable[[Tensor, Batch], Tensor]:
+    def on(self, tree: LabelTree) -> LogitLoss:
         """The loss for a tree."""
         paths = _Placed(path=torch.from_numpy(tree.paths))
 
@@ -105,27 +116,25 @@ class SemanticCrossEntropy:
 
     def __init__(self, levels: Levels, smoothing: float = 0.2) -> None:
         self.smoothing = smoothing
-        level, weights = torch.from_numpy(levels.level), torch.from_numpy(levels.weights)
-        self._tables = _Placed(
-            level=level, member=F.one_hot(level, len(levels.sizes) + 1).float(), path=torch.from_numpy(levels.path), weights=weights,
-            smoothing=smoothing * weights / torch.from_numpy(levels.sizes),
-        )  # fmt: skip
+        level, sizes = torch.from_numpy(levels.level), torch.from_numpy(levels.sizes)
+        member = F.one_hot(level, len(sizes) + 1).float()
+        weights = torch.from_numpy(levels.weights)
+        path = torch.from_numpy(levels.path)
+        self._tables = _Placed(level=level, sizes=sizes, member=member, weights=weights, path=path)
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch, mixed examples by the shares of their two labels."""
         tables = self._tables.on(logits.device)
         with torch.autocast(logits.device.type, enabled=False):
             z = _full(logits)
-            reached, loss = z.new_zeros(len(z), len(tables["weights"])), z.new_zeros(())
-            for label, share in _labels(batch):
-                path = tables["path"][label]
-                valid = (path >= 0) * share
-                targets = z.gather(1, path.clamp_min(0)) * valid * tables["weights"].to(z.dtype)
-                reached, loss = reached + valid, loss - (1.0 - self.smoothing) * targets.sum()
-            member = tables["member"].to(z.dtype)
-            norms, sums = _LevelNorms.apply(z, tables["level"], member), (z @ member)[:, :-1]
-            weights, smoothing = (tables[name].to(z.dtype) for name in ("weights", "smoothing"))
-            return (loss + (reached * (weights * norms - smoothing * sums)).sum()) / len(z)
+            path = torch.stack([tables["path"][label] for label, _ in _labels(batch)], 1)
+            shares = torch.stack([(path[:, i] >= 0) * share for i, (_, share) in enumerate(_labels(batch))], 1)
+            shares = (shares * (tables["weights"] / len(z))).to(z.dtype)
+            loss: Tensor = _LevelCrossEntropy.apply(  # type: ignore[no-untyped-call]
+                z, path.clamp_min(0), shares, tables["level"], tables["member"].to(z.dtype),
+                self.smoothing / tables["sizes"].to(z.dtype), 1.0 - self.smoothing,
+            )  # fmt: skip
+        return loss
 
 
 @dataclass(frozen=True)
@@ -161,27 +170,37 @@ def semantic_distance(student: Tensor, teacher: Tensor, levels: Levels) -> Tenso
     return total
 
 
-class _LevelNorms(torch.autograd.Function):
-    """The log-sum-exp of the logits of each level: (n, C) -> (n, levels).
+class _LevelCrossEntropy(torch.autograd.Function):
+    """Weighted cross-entropies within the levels of (n, C) logits, summed, with the gradient taken on the way.
 
-    ``level`` (C,) is the level of each column, and ``member`` (C, levels + 1) has a 1 where a column is in a level,
-    those in none in the last. Passes over the logits are few, because they are what takes the time.
+    ``path`` and ``shares`` (n, k, levels) are the target columns of k labels and their weights in the sum; ``level``
+    (C,) is the level of each column, and ``member`` (C, levels + 1) has a 1 where a column is in a level, those in
+    none in the last. Of each target's weight a part ``rest`` lies on its column, and ``even`` (levels,) on each of its
+    level. Passes over the logits are few, because they are what takes the time.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, level: Tensor, member: Tensor) -> Tensor:
-        top = logits.new_full((len(logits), member.shape[1]), -math.inf)
-        top.scatter_reduce_(1, level.expand_as(logits), logits, "amax")
-        powers = top.index_select(1, level).neg_().add_(logits).exp_()
+    def forward(
+        ctx: Any, z: Tensor, path: Tensor, shares: Tensor, level: Tensor, member: Tensor, even: Tensor, rest: float
+    ) -> Tensor:
+        top = z.new_full((len(z), member.shape[1]), -math.inf)
+        top.scatter_reduce_(1, level.expand_as(z), z, "amax")
+        powers = top.index_select(1, level).neg_().add_(z).exp_()
         sums = powers @ member
-        ctx.save_for_backward(powers, sums, level)
-        return (sums.log() + top)[:, :-1]
+        reached, path, shares = shares.sum(1), path.flatten(1), rest * shares.flatten(1)
+        spread = reached * even
+        norms, totals = (sums.log() + top)[:, :-1], (z @ member)[:, :-1]
+        loss = (reached * norms - spread * totals).sum() - (shares * z.gather(1, path)).sum()
+        if ctx.needs_input_grad[0]:
+            powers.mul_((F.pad(reached, (0, 1)) / sums).index_select(1, level))
+            powers.addmm_(F.pad(spread, (0, 1)), member.t(), alpha=-1.0).scatter_add_(1, path, -shares)
+            ctx.save_for_backward(powers)
+        return loss
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        powers, sums, level = ctx.saved_tensors
-        scaled = F.pad(gradients[0], (0, 1)) / sums
-        return scaled.nan_to_num_().index_select(1, level).mul_(powers), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0], *[None] * 6
 
 
 class _Placed:
