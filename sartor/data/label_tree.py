@@ -134,7 +134,7 @@ def frequent(data: Labelled, more_than: int = 500) -> list[str]:
     kept = sorted(name for name, count in zip(data.classes, counts, strict=True) if count > more_than)
     if len(kept) < 2:
         raise DataError(
-            f"{len(kept)} of {len(data.classes)} classes have more than {more_than} images; lower the bound"
+            f"{len(kept)} of {len(data.classes)} classes have over {more_than} images; lower the bound"
         )
     return kept
 

@@ -156,7 +156,7 @@ class SemanticDistillation:
 
 
 def semantic_distance(student: Tensor, teacher: Tensor, levels: Levels) -> Tensor:
-    """Semantic distillation: squared differences of the probabilities within levels, summed over all (section 3.3).
+    """Semantic distillation: squared differences of the probabilities within levels, summed over all (section 3).
 
     Each example counts at a level by the teacher's confidence there, the sum of its highest 5 % of probabilities.
     Logits are (n, C); the gradient reaches the student only.
