@@ -133,9 +133,7 @@ def frequent(data: Labelled, more_than: int = 500) -> list[str]:
     counts = np.bincount(data.labels[data.labels >= 0], minlength=len(data.classes))
     kept = sorted(name for name, count in zip(data.classes, counts, strict=True) if count > more_than)
     if len(kept) < 2:
-        raise DataError(
-            f"{len(kept)} of {len(data.classes)} classes have over {more_than} images; lower the bound"
-        )
+        raise DataError(f"{len(kept)} of {len(data.classes)} classes have over {more_than} images; lower the bound")
     return kept
 
 

@@ -185,15 +185,17 @@ class _LevelCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         top = z.new_full((len(z), member.shape[1]), -math.inf)
         top.scatter_reduce_(1, level.expand_as(z), z, "amax")
-        powers = top.index_select(1, level).neg_().add_(z).exp_()
-        sums = powers @ member
+        shifted = top.index_select(1, level).neg_().add_(z)  # by the highest of the level, which cancels out
         reached, path, shares = shares.sum(1), path.flatten(1), rest * shares.flatten(1)
-        spread = reached * even
-        norms, totals = (sums.log() + top)[:, :-1], (z @ member)[:, :-1]
-        loss = (reached * norms - spread * totals).sum() - (shares * z.gather(1, path)).sum()
+        spread = F.pad(reached * even, (0, 1))
+        reached = F.pad(reached, (0, 1))
+        loss = -(spread * (shifted @ member)).sum() - (shares * shifted.gather(1, path)).sum()
+        powers = shifted.exp_()
+        sums = powers @ member
+        loss += (reached * sums.log())[:, :-1].sum()
         if ctx.needs_input_grad[0]:
-            powers.mul_((F.pad(reached, (0, 1)) / sums).index_select(1, level))
-            powers.addmm_(F.pad(spread, (0, 1)), member.t(), alpha=-1.0).scatter_add_(1, path, -shares)
+            powers.mul_((reached / sums).index_select(1, level))
+            powers.addmm_(spread, member.t(), alpha=-1.0).scatter_add_(1, path, -shares)
             ctx.save_for_backward(powers)
         return loss
 
