@@ -117,7 +117,7 @@ class SemanticCrossEntropy:
     def __init__(self, levels: Levels, smoothing: float = 0.2) -> None:
         self.smoothing = smoothing
         level, sizes = torch.from_numpy(levels.level), torch.from_numpy(levels.sizes)
-        member = F.one_hot(level, len(sizes) + 1).float()
+        member = F.one_hot(level, len(sizes) + 1).float().t().contiguous()
         weights = torch.from_numpy(levels.weights)
         path = torch.from_numpy(levels.path)
         self._tables = _Placed(level=level, sizes=sizes, member=member, weights=weights, path=path)
@@ -174,7 +174,7 @@ class _LevelCrossEntropy(torch.autograd.Function):
     """Weighted cross-entropies within the levels of (n, C) logits, summed, with the gradient taken on the way.
 
     ``path`` and ``shares`` (n, k, levels) are the target columns of k labels and their weights in the sum; ``level``
-    (C,) is the level of each column, and ``member`` (C, levels + 1) has a 1 where a column is in a level, those in
+    (C,) is the level of each column, and ``member`` (levels + 1, C) has a 1 where a column is in a level, those in
     none in the last. Of each target's weight a part ``rest`` lies on its column, and ``even`` (levels,) on each of its
     level. Passes over the logits are few, because they are what takes the time.
     """
@@ -183,19 +183,19 @@ class _LevelCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, z: Tensor, path: Tensor, shares: Tensor, level: Tensor, member: Tensor, even: Tensor, rest: float
     ) -> Tensor:
-        top = z.new_full((len(z), member.shape[1]), -math.inf)
+        top = z.new_full((len(z), len(member)), -math.inf)
         top.scatter_reduce_(1, level.expand_as(z), z, "amax")
         shifted = top.index_select(1, level).neg_().add_(z)  # by the highest of the level, which cancels out
         reached, path, shares = shares.sum(1), path.flatten(1), rest * shares.flatten(1)
         spread = F.pad(reached * even, (0, 1))
         reached = F.pad(reached, (0, 1))
-        loss = -(spread * (shifted @ member)).sum() - (shares * shifted.gather(1, path)).sum()
+        loss = -(spread.t() * (member @ shifted.t())).sum() - (shares * shifted.gather(1, path)).sum()
         powers = shifted.exp_()
-        sums = powers @ member
+        sums = (member @ powers.t()).t()
         loss += (reached * sums.log())[:, :-1].sum()
         if ctx.needs_input_grad[0]:
             powers.mul_((reached / sums).index_select(1, level))
-            powers.addmm_(spread, member.t(), alpha=-1.0).scatter_add_(1, path, -shares)
+            powers.addmm_(spread, member, alpha=-1.0).scatter_add_(1, path, -shares)
             ctx.save_for_backward(powers)
         return loss
 
