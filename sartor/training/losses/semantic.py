@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +25,7 @@ from sartor.data.label_tree import LabelTree, Levels, label_tree
 from sartor.training.losses.classification import LogitLoss
 from sartor.training.plan import Batch, Context, Modules
 
+_BLOCK = 32  # places of a level's logits that are reduced together
 _CONFIDENT = 0.05  # share of a level's classes whose probabilities are the teacher's confidence
 
 
@@ -116,11 +118,11 @@ class SemanticCrossEntropy:
 
     def __init__(self, levels: Levels, smoothing: float = 0.2) -> None:
         self.smoothing = smoothing
-        level, sizes = torch.from_numpy(levels.level), torch.from_numpy(levels.sizes)
-        member = F.one_hot(level, len(sizes) + 1).float().t().contiguous()
-        weights = torch.from_numpy(levels.weights)
+        layout = _layout(levels)
         path = torch.from_numpy(levels.path)
-        self._tables = _Placed(level=level, sizes=sizes, member=member, weights=weights, path=path)
+        path = torch.where(path >= 0, layout["place"][path.clamp_min(0)], -1)
+        weights, sizes = torch.from_numpy(levels.weights), torch.from_numpy(levels.sizes)
+        self._tables = _Placed(**layout, path=path, weights=weights, sizes=sizes)
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch, mixed examples by the shares of their two labels."""
@@ -130,10 +132,10 @@ class SemanticCrossEntropy:
             path = torch.stack([tables["path"][label] for label, _ in _labels(batch)], 1)
             shares = torch.stack([(path[:, i] >= 0) * share for i, (_, share) in enumerate(_labels(batch))], 1)
             shares = (shares * (tables["weights"] / len(z))).to(z.dtype)
+            even = self.smoothing / tables["sizes"].to(z.dtype)
             loss: Tensor = _LevelCrossEntropy.apply(  # type: ignore[no-untyped-call]
-                z, path.clamp_min(0), shares, tables["level"], tables["member"].to(z.dtype),
-                self.smoothing / tables["sizes"].to(z.dtype), 1.0 - self.smoothing,
-            )  # fmt: skip
+                z, path.clamp_min(0), shares, tables, even, 1.0 - self.smoothing
+            )
         return loss
 
 
@@ -170,39 +172,67 @@ def semantic_distance(student: Tensor, teacher: Tensor, levels: Levels) -> Tenso
     return total
 
 
+def _layout(levels: Levels) -> dict[str, Tensor]:
+    """Where columns go so that levels can be reduced fast: blocks of ``_BLOCK`` places, all of one level.
+
+    ``order`` is the column of each place; a level's last block repeats one of its columns, at the places ``repeats``.
+    ``place`` is the place of each column, ``level`` the level of each block, ``member`` (blocks, levels + 1) the same
+    as ones. Columns of no level make a last one.
+    """
+    order, repeats = [], []
+    level: list[int] = []
+    for number in range(len(levels.sizes) + 1):
+        members = levels.members(number)
+        blocks = -(-len(members) // _BLOCK)
+        start = _BLOCK * len(level)
+        repeats.append(np.arange(start + len(members), start + _BLOCK * blocks))
+        order.append(np.resize(members, _BLOCK * blocks))
+        level += [number] * blocks
+    columns, again = np.concatenate(order), np.concatenate(repeats)
+    place = np.empty(len(levels.level), np.int64)
+    first = np.setdiff1d(np.arange(len(columns)), again)
+    place[columns[first]] = first
+    tensors = {"order": columns, "repeats": again, "place": place, "level": np.array(level)}
+    member = F.one_hot(torch.tensor(level), len(levels.sizes) + 1).float()
+    return {name: torch.from_numpy(array) for name, array in tensors.items()} | {"member": member}
+
+
 class _LevelCrossEntropy(torch.autograd.Function):
     """Weighted cross-entropies within the levels of (n, C) logits, summed, with the gradient taken on the way.
 
-    ``path`` and ``shares`` (n, k, levels) are the target columns of k labels and their weights in the sum; ``level``
-    (C,) is the level of each column, and ``member`` (levels + 1, C) has a 1 where a column is in a level, those in
-    none in the last. Of each target's weight a part ``rest`` lies on its column, and ``even`` (levels,) on each of its
-    level. Passes over the logits are few, because they are what takes the time.
+    ``path`` and ``shares`` (n, k, levels) are the places of k labels' targets and their weights in the sum; ``tables``
+    come from ``_layout``. Of each target's weight a part ``rest`` lies on its class, and ``even`` (levels,) on each of
+    its level. Passes over the logits are few and in place, because they are what takes the time.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, path: Tensor, shares: Tensor, level: Tensor, member: Tensor, even: Tensor, rest: float
+        ctx: Any, z: Tensor, path: Tensor, shares: Tensor, tables: Mapping[str, Tensor], even: Tensor, rest: float
     ) -> Tensor:
-        top = z.new_full((len(z), len(member)), -math.inf)
-        top.scatter_reduce_(1, level.expand_as(z), z, "amax")
-        shifted = top.index_select(1, level).neg_().add_(z)  # by the highest of the level, which cancels out
-        reached, path, shares = shares.sum(1), path.flatten(1), rest * shares.flatten(1)
-        spread = F.pad(reached * even, (0, 1))
-        reached = F.pad(reached, (0, 1))
-        loss = -(spread.t() * (member @ shifted.t())).sum() - (shares * shifted.gather(1, path)).sum()
-        powers = shifted.exp_()
-        sums = (member @ powers.t()).t()
+        level, repeats = tables["level"], tables["repeats"]
+        reached, path, shares = F.pad(shares.sum(1), (0, 1)), path.flatten(1), rest * shares.flatten(1)
+        spread = (reached * F.pad(even, (0, 1))).index_select(1, level)
+        flat = z.index_select(1, tables["order"])
+        blocks = flat.view(len(z), -1, _BLOCK)
+        highest = blocks.amax(2)
+        top = torch.full_like(reached, -math.inf).scatter_reduce_(1, level.expand_as(highest), highest, "amax")
+        blocks -= top.index_select(1, level)[:, :, None]  # it cancels out
+        flat.index_fill_(1, repeats, 0.0)
+        loss = -(spread * blocks.sum(2)).sum() - (shares * flat.gather(1, path)).sum()
+        flat.exp_().index_fill_(1, repeats, 0.0)
+        sums = blocks.sum(2) @ tables["member"].to(z.dtype)
         loss += (reached * sums.log())[:, :-1].sum()
         if ctx.needs_input_grad[0]:
-            powers.mul_((reached / sums).index_select(1, level))
-            powers.addmm_(spread, member, alpha=-1.0).scatter_add_(1, path, -shares)
-            ctx.save_for_backward(powers)
+            blocks *= (reached / sums).index_select(1, level)[:, :, None]
+            blocks -= spread[:, :, None]
+            flat.scatter_add_(1, path, -shares)
+            ctx.save_for_backward(flat, tables["place"])
         return loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * gradients[0], *[None] * 6
+        flat, place = ctx.saved_tensors
+        return flat.index_select(1, place).mul_(gradients[0]), *[None] * 5
 
 
 class _Placed:
