@@ -76,7 +76,7 @@ class SemanticSoftmax:
 class MultiLabel:
     """The multi-label baseline: a class and all its ancestors are positive, each output a sigmoid.
 
-    The asymmetric loss (Ridnik et al. 2021, "Asymmetric Loss For Multi-Label Classification", equation 7), summed over
+    The asymmetric loss (Ridnik et al. 2021, "Asymmetric Loss For Multi-Label Classification"), summed over
     classes and averaged over the batch; with both gammas and ``margin`` 0 it is binary cross-entropy.
     """
 
