@@ -6,7 +6,7 @@ import shlex
 import sys
 from importlib import import_module
 
-BENCHES = ("inference", "training", "counting", "startup", "promise")
+BENCHES = ("inference", "training", "counting", "semantic", "startup", "promise")
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def train(
     all processes call this and all but the first get None. Raises SartorError with one line for what is wrong.
     """
     chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    chosen.replace_from(settings)  # a wrong setting is said before data are read
+    chosen.replace_from(settings).check()  # a wrong setting is said before data are read
     fitted = None if recipe == "quick" else chosen.to_json()
     name = fspath(data)
     plain = model if isinstance(model, str | Mapping) else to_json(model)

@@ -48,22 +48,24 @@ def train_network(proposal: Proposal, task: Any, tools: Tools) -> tuple[ImageCla
     """Train a proposal's network by its recipe, continuing what the workspace or the parent ``rung`` holds.
 
     Initial weights are a function of the proposal's seed and spec, or come from ``recipe["weights"]``. The artifact
-    is the classifier with the weights the recipe keeps. Raises TrainingError, WeightsError.
+    is the classifier with the weights the recipe keeps; of a network that was trained on a tree of classes, it has the
+    outputs of the task's own. Raises TrainingError, WeightsError.
     """
     import torch
+
+    from sartor.weights.load import first_outputs, load_weights
 
     recipe: Recipe = read_recipe(proposal.recipe["recipe"])
     weights, device = proposal.recipe.get("weights"), default_device()
     torch.manual_seed(seed_of(proposal.seed, "weights", spec_id(proposal.spec)))
-    network = build(spec_for(recipe, proposal.spec), device="meta" if weights else device)
+    network = build(spec_for(recipe, proposal.spec, task.classes), device="meta" if weights else device)
     if weights:
-        from sartor.weights import load_weights
-
         network = load_weights(network, weights, device=device)
     trained = train(
         network, task, recipe, folder=tools.workspace, seed=proposal.seed, start=tools.states.get("rung"),
         deadline=tools.deadline, progress=tools.progress,
     )  # fmt: skip
-    classifier = ImageClassifier.of(trained.network, task.preprocess, task.classes)
+    network = first_outputs(trained.network, len(task.classes))
+    classifier = ImageClassifier.of(network, task.preprocess, task.classes)
     classifier.write(tools.artifact)
     return classifier.faster(), Cost({"train_seconds": Amount(trained.seconds, "s", "measured")})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from sartor.data.label_tree import Levels
 
 Labels = NDArray[np.int64]
 Probabilities = NDArray[np.floating[Any]]
@@ -41,6 +44,24 @@ def top_accuracy(probabilities: Probabilities, labels: Labels, k: int) -> float:
     before = np.arange(probabilities.shape[1]) < labels[:, None]
     rank = ((probabilities > own) | ((probabilities == own) & before)).sum(1)
     return float((rank < k).mean())
+
+
+def semantic_accuracy(scores: Probabilities, labels: Labels, levels: Levels) -> float:
+    """The share right within levels, over all pairs of an example and a level its label reaches.
+
+    ``scores`` [n, classes] are logits or probabilities of a tree's classes, compared within a level only; labels may be
+    any of the classes (Ridnik et al. 2021, "ImageNet-21K Pretraining for the Masses", section 3). Raises ValueError
+    if no label reaches a level.
+    """
+    right = reached = 0
+    for level in range(len(levels.sizes)):
+        members, wanted = levels.members(level), levels.path[labels, level]
+        valid = wanted >= 0
+        right += int((members[scores[valid][:, members].argmax(1)] == wanted[valid]).sum())
+        reached += int(valid.sum())
+    if not reached:
+        raise ValueError("no label reaches a level")
+    return right / reached
 
 
 def log_loss(probabilities: Probabilities, labels: Labels) -> float:

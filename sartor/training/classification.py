@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import nn
 
 from sartor.core.errors import TrainingError
-from sartor.core.spec import Json, to_json
+from sartor.core.spec import Json, digest, to_json
 from sartor.training.augment.pipeline import Augmenter
 from sartor.training.checkpoint import read_facts
 from sartor.training.devices import find_place
 from sartor.training.loop import Progress, Trained, run
-from sartor.training.losses.classification import Classify
+from sartor.training.losses.classification import Classify, CrossEntropy, LogitLoss
+from sartor.training.losses.semantic import TreeLoss
 from sartor.training.orders import Repeated, Shuffled
 from sartor.training.plan import (
     FORMATS,
@@ -47,17 +48,21 @@ class ImageTask(Protocol):
 
     fingerprint: str
     preprocess: Preprocess
+    classes: Sequence[str]
 
     def split(self, name: str) -> Any:
         """``train`` gives the training examples."""
 
 
-def spec_for(recipe: Recipe, spec: Any) -> Any:
+def spec_for(recipe: Recipe, spec: Any, classes: Sequence[str] = ()) -> Any:
     """The spec with the recipe's stochastic depth and dropout; a network is built from it to be trained so.
 
-    Raises TrainingError if the recipe wants what this kind of network does not have.
+    If the recipe's loss is over a tree above the task's ``classes``, it has an output for each class of the tree.
+    Raises TrainingError if the recipe wants what this kind of network does not have, DataError for the hierarchy.
     """
-    changes = {}
+    changes: dict[str, Any] = {}
+    if classes and isinstance(recipe.loss, TreeLoss):
+        changes["classes"] = len(recipe.loss.tree(classes).classes)
     for name in ("drop_path", "dropout"):
         value = getattr(recipe, name)
         if value and not hasattr(spec, name):
@@ -78,16 +83,18 @@ def plan_for(
     seed: int = 0,
     numerics: Numerics | None = None,
     identity: Json | None = None,
+    classes: Sequence[str] = (),
 ) -> Plan:
     """The plan that trains ``backbone`` on ``examples`` by a recipe.
 
     ``preprocess`` gives the side of the examples, the network's size and the constants of normalisation. ``identity``
-    says what the examples are, so that a checkpoint of others is refused. Raises TrainingError if the backbone was
-    not built with the recipe's stochastic depth and dropout.
+    says what the examples are, so that a checkpoint of others is refused. A loss over a tree needs the ``classes`` of
+    the labels. Raises TrainingError if the backbone was not built from what ``spec_for`` gives.
     """
     spec, numerics = backbone.spec, numerics or Numerics()
-    if spec_for(recipe, spec) != spec:
-        raise TrainingError(f"the recipe {recipe.name} asks for a network built from spec_for(recipe, spec)")
+    if spec_for(recipe, spec, classes) != spec:
+        raise TrainingError(f"the recipe {recipe.name} asks for a network built from spec_for(recipe, spec, classes)")
+    loss, tree = _placed_loss(recipe, classes)
     device = next(backbone.parameters()).device
     order = Repeated(recipe.repeats) if recipe.repeats > 1 else Shuffled()
     stream = Stream(examples, order, recipe.batch, 0 if device.type == "cpu" else GPU_WORKERS)
@@ -100,7 +107,7 @@ def plan_for(
         streams={"train": stream},
         turns=[
             Turn(
-                Classify(recipe.loss),
+                Classify(loss),
                 decay_groups(recipe.weight_decay, recipe.decay_all),
                 recipe.optimiser,
                 clip=recipe.clip,
@@ -114,10 +121,21 @@ def plan_for(
         numerics=numerics,
         identity={
             "network": to_json(spec), "recipe": recipe.lineage(), "preprocess": preprocess.to_json(),
-            "data": identity or {},
+            "data": {**(identity or {}), **tree},
         },
         seed=seed,
     )  # fmt: skip
+
+
+def _placed_loss(recipe: Recipe, classes: Sequence[str]) -> tuple[LogitLoss, Json]:
+    """The recipe's loss for the task's classes, and what identifies the tree it is over, if it is over one."""
+    loss = recipe.loss
+    if not isinstance(loss, TreeLoss):
+        return loss, {}
+    if not classes:
+        raise TrainingError(f"the loss {loss.kind} of recipe {recipe.name} needs the names of the classes")
+    tree = loss.tree(classes)
+    return loss.on(tree), {"tree": digest([tree.classes, tree.parents])}
 
 
 def decay_groups(weight_decay: float, everything: bool) -> Groups:
@@ -171,7 +189,10 @@ def train(
     if place.rank == 0:
         numerics = _numerics(recipe, backbone, task.preprocess, (folder, start))
     numerics = FORMATS[int(place.agreed(float(FORMATS.index(numerics))))]
-    plan = plan_for(recipe, backbone, examples, task.preprocess, seed=seed, numerics=numerics, identity=identity)
+    plan = plan_for(
+        recipe, backbone, examples, task.preprocess, seed=seed, numerics=numerics, identity=identity,
+        classes=task.classes,
+    )  # fmt: skip
     return run(plan, folder, start=start, place=place, deadline=deadline, progress=progress)
 
 
@@ -184,5 +205,7 @@ def _numerics(
             return Numerics(**facts["numerics"])
     from sartor.training.pace import choose_numerics
 
+    if isinstance(recipe.loss, TreeLoss):
+        recipe = recipe.replace(loss=CrossEntropy())  # noise has no tree, and losses are a small part of a step
     device = str(next(backbone.parameters()).device)
     return choose_numerics(recipe, backbone.spec, preprocess, device=device)

@@ -19,6 +19,7 @@ from sartor.core.errors import SpecError, unknown
 from sartor.core.spec import Json, digest, from_json, spec_kind, to_json
 from sartor.training.augment.pipeline import Augment
 from sartor.training.losses.classification import BinaryCrossEntropy, CrossEntropy
+from sartor.training.losses.semantic import MultiLabel, SemanticSoftmax, TreeLoss
 from sartor.training.optimisers import SGD, AdamW, Lamb, RMSpropTF
 from sartor.training.schedules import Constant, Cosine, StableDecay, Steps
 
@@ -55,7 +56,7 @@ class Recipe:
     warmup_constant: bool = False
     weight_decay: float = 0.0
     decay_all: bool = False
-    loss: CrossEntropy | BinaryCrossEntropy = field(default_factory=CrossEntropy)
+    loss: CrossEntropy | BinaryCrossEntropy | SemanticSoftmax | MultiLabel = field(default_factory=CrossEntropy)
     augment: Augment = field(default_factory=Augment)
     repeats: int = 1
     size: int = 0
@@ -84,6 +85,11 @@ class Recipe:
         """The learning rate after the warm-up, for this batch."""
         ratio = self.batch / self.lr_batch
         return self.lr * math.pow(ratio, {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[self.lr_scaling])
+
+    def check(self) -> None:
+        """Read the files the recipe names; raises DataError for one that cannot be read."""
+        if isinstance(self.loss, TreeLoss):
+            self.loss.check()
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with other fields; raises SpecError for values that cannot be."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sartor.core.errors import WeightsError
 from sartor.models.init import draw_weight
+from sartor.models.network import build
 from sartor.weights.config import name_of, named
 from sartor.weights.keymaps import find_map
 from sartor.weights.locate import find_weights
@@ -68,6 +69,18 @@ def fill(
     if meta:
         state = {key: torch.empty_like(expected[key], device=device).copy_(tensor) for key, tensor in state.items()}
     network.load_state_dict(state, strict=False, assign=meta)
+
+
+def first_outputs(network: Any, classes: int) -> Any:
+    """The network with only its first outputs: one of its own if there are more, on the same device; else itself."""
+    if network.spec.classes == classes:
+        return network
+    layers = {key.rpartition(".")[0] for key in named(network, "readout")}
+    state = network.state_dict().items()
+    kept = {key: tensor[:classes] if key.rpartition(".")[0] in layers else tensor for key, tensor in state}
+    smaller = build(network.spec.replace(classes=classes), device="meta")
+    fill(smaller, kept, "of the training", device=str(next(network.parameters()).device))
+    return smaller
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:

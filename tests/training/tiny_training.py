@@ -60,6 +60,7 @@ class TinyTask:
 
     fingerprint = "tiny"
     preprocess = PREPROCESS
+    classes = ("a", "b", "c")
 
     def split(self, name: str) -> Images:
         assert name == "train"
