@@ -15,5 +15,6 @@ KINDS = {
         "dropped_shortcut",
     ),
     "sartor.models.vision.regnet": ("regnet_x", "regnet_conv"),
+    "sartor.models.vision.residual_mlp": ("residual-mlp",),
 }
 lazy_kinds({kind: module for module, kinds in KINDS.items() for kind in kinds})

@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from sartor.models.anynet import AnyNet
+
 
 @pytest.fixture(scope="session")
 def thin():
@@ -17,6 +19,8 @@ def thin():
         return replace(stage, width=width(stage.width), depth=min(3, stage.depth), block=block)
 
     def thin_spec(spec):
+        if not isinstance(spec, AnyNet):
+            return spec.replace(width=16, depth=3, size=(6, 4))
         size = (16, 16) if max(spec.size) <= 32 else (48, 48)
         stem = replace(spec.stem, width=width(spec.stem.width))
         return spec.replace(stem=stem, stages=tuple(map(thin_stage, spec.stages)), classes=10, size=size)
