@@ -12,7 +12,7 @@ from benchmarks.table import Table
 STARTS = {
     "python": ["-c", "pass"],
     "import sartor": ["-c", "import sartor"],
-    "sartor --help": ["-m", "sartor.cli.app", "--help"],
+    "sartor --help": ["-m", "sartor", "--help"],
     "import sartor.runtime": ["-c", "import sartor.runtime"],
     "import onnxruntime": ["-c", "import onnxruntime"],
     "import torch": ["-c", "import torch"],

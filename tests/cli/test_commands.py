@@ -1,7 +1,10 @@
 """The commands that read a run, and what they say to wrong input: one line, exit code 2."""
 
 import json
+import subprocess
+import sys
 import tomllib
+from importlib.metadata import version
 
 import pytest
 
@@ -134,3 +137,8 @@ def test_wrong_input_is_answered_in_one_line(arguments, says, refused, tmp_path,
     monkeypatch.chdir(tmp_path)
     assert says in refused(*arguments)
     assert not list(tmp_path.rglob("*.sqlite"))
+
+
+def test_the_package_is_the_command():
+    said = subprocess.run([sys.executable, "-m", "sartor", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == version("sartor")
