@@ -109,6 +109,12 @@ class DepthMup:
         return width / self.base_width if self.base_width else 1.0
 
 
+def base_of(spec: Any) -> DepthMup:
+    """Depth-muP with this network as the base, which so is trained as without."""
+    depth, width = _shape(spec)
+    return DepthMup(base_depth=max(1, depth), base_width=width)
+
+
 @lru_cache(maxsize=256)
 def _shape(spec: Any) -> tuple[int, int]:
     """How many residual branches a network has, and how wide the classifier's input is."""

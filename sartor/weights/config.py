@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from sartor.core.errors import SartorError, WeightsError
@@ -23,7 +24,7 @@ _USUAL = {"global_pool": "avg"}
 
 def name_of(spec: Any) -> str | None:
     """The name ``list_models`` has for a spec, whatever its ends, size and regularisation; None if it has none."""
-    free = {name: getattr(spec, name) for name in _FREE if hasattr(spec, name)}
+    free = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name in _FREE}
     for name in list_models():
         named = spec_of(name)
         if type(named) is type(spec) and named.replace(**free) == spec:
