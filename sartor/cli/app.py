@@ -20,6 +20,7 @@ COMMANDS = {
     "models": "List the named networks.",
     "recipes": "List the training recipes, or show one.",
     "space": "Sample a design space and study its networks.",
+    "coord-check": "Check how far a training step moves deep and wide networks.",
     "reproduce": "Repeat what a paper's card reports.",
 }
 
@@ -33,7 +34,7 @@ def make_app(asked: str = "") -> App:
     )  # fmt: skip
     for name, text in COMMANDS.items():
         own = {} if name == asked else {"help": text}  # the command asked for says all that its docstring says
-        app.command(f"sartor.cli.{name}:{name}", name=name, **own)
+        app.command("sartor.cli.{0}:{0}".format(name.replace("-", "_")), name=name, **own)
     return app
 
 

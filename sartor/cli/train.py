@@ -17,6 +17,7 @@ def train(
     recipe: str = "quick",
     epochs: float | None = None,
     settings: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    parametrization: str = "",
     weights: str = "",
     size: int = 0,
     out: Path | None = None,
@@ -37,6 +38,9 @@ def train(
         How many epochs (default: the recipe's).
     settings
         Other values for the recipe, each as name=value: --set lr=0.004 --set augment.mixup=0.1.
+    parametrization
+        How the learning rate carries over to other depths and widths: standard, or depth-mup relative to
+        --set parametrization.base_depth=N and base_width=N (default: the recipe's).
     weights
         A checkpoint to start from: a file, or a hub name such as timm/resnet50.a1_in1k.
     size
@@ -52,10 +56,11 @@ def train(
     from sartor.cli.live import LiveDisplay
     from sartor.cli.specs import name_or_spec
 
+    chosen = [f"parametrization.kind={parametrization}"] if parametrization else []
     with LiveDisplay(sys.stderr) as display:
         result = run(
-            name_or_spec(model), data, recipe=recipe, epochs=epochs, settings=settings or (), weights=weights,
-            size=size, out=out, seed=seed, strict=strict, listener=display,
+            name_or_spec(model), data, recipe=recipe, epochs=epochs, settings=[*chosen, *(settings or ())],
+            weights=weights, size=size, out=out, seed=seed, strict=strict, listener=display,
         )  # fmt: skip
     if result is not None:
         display.summarise(result)

@@ -21,5 +21,6 @@ KINDS = {
     "sartor.models.vision.levit": ("levit",),
     "sartor.models.vision.regnet": ("regnet_x", "regnet_conv"),
     "sartor.models.vision.hardnet": ("harmonic",),
+    "sartor.models.vision.residual_mlp": ("residual-mlp",),
 }
 lazy_kinds({kind: module for module, kinds in KINDS.items() for kind in kinds})

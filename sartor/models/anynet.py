@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +34,7 @@ from sartor.models.layers import (
     place,
     place_paths,
 )
+from sartor.models.stepwise import Stepwise
 
 
 class Site(NamedTuple):
@@ -75,7 +77,7 @@ class Block(nn.Module):
 
     def __init__(self, kind: BlockKind, site: Site, act: str) -> None:
         super().__init__()
-        self.kind, self.site, self.drop_rate = kind, site, 0.0
+        self.kind, self.site, self.drop_rate, self.branch_scale = kind, site, 0.0, 1.0
         place_paths(self, kind.paths(site))
         self.act = activation(act)
 
@@ -97,18 +99,24 @@ class Block(nn.Module):
     def initialise(self) -> None:
         """Initialise what the network's rule does not cover; called after it."""
 
+    def last_layer(self) -> str:
+        """The name of the branch's last layer with weights, in which the branch is linear."""
+        *_, last = self.kind.paths(self.site)[0].layers
+        return last
+
     def zero_branch(self) -> None:
         """Zero the weights of the branch's last layer, so that the block starts as its shortcut."""
-        *_, last = self.kind.paths(self.site)[0].layers
-        nn.init.zeros_(self.get_parameter(f"{last}.weight"))
+        nn.init.zeros_(self.get_parameter(f"{self.last_layer()}.weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output for its input, both (batch, channels, height, width)."""
         return self.join(*self.tapped(x))
 
     def tapped(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
-        """``parts`` with stochastic depth on the branch."""
+        """``parts`` with the branch's factor and stochastic depth on it."""
         shortcut, branch = self.parts(x)
+        if self.branch_scale != 1.0:
+            branch = branch * self.branch_scale
         return shortcut, drop_path(branch, self.drop_rate, self.training)
 
 
@@ -179,7 +187,8 @@ class AnyNet:
     a 1x1 convolution before the pooling (0: none). Stochastic depth grows from 0 to ``drop_path`` block by block or,
     with ``drop_by`` "stage", is (i + 1) / (stages + 1) of it in stage i, from 1. ``init`` is the fan of the normal
     initialisation, ``fc_std`` the spread of the classifier's (0: the framework's uniform), ``zero_gamma`` starts
-    residual branches at zero.
+    residual branches at zero. ``branch_scale`` multiplies every residual branch and ``readout_scale`` what the
+    classifier reads, whose weights start larger by its root (see ``training.parametrization``).
     """
 
     kind: ClassVar[str] = "anynet"
@@ -197,6 +206,8 @@ class AnyNet:
     init: Literal["fan_out", "fan_in"] = "fan_out"
     fc_std: float = 0.0
     zero_gamma: bool = False
+    branch_scale: float = 1.0
+    readout_scale: float = 1.0
     names: str = "resnet"
 
     def __post_init__(self) -> None:
@@ -308,16 +319,12 @@ def _count_repeated(kind: BlockKind, width: int, size: Size, convention: Convent
     return tally, count_paths(kind.paths(Site(width, width, 1)), tally, size)
 
 
-class AnyNetBackbone(nn.Module):
+class AnyNetBackbone(Stepwise):
     """The network of an ``AnyNet`` spec. Images are (batch, channels, height, width); logits (batch, classes).
 
     Seams: ``stem``, ``stage1.1`` … one per block, ``norm`` and ``conv`` where the spec has them, and ``pool``.
     Taps: ``stage1.1.branch`` …, the output of each residual branch before it is joined.
     """
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, spec: AnyNet) -> None:
         super().__init__()
@@ -331,50 +338,24 @@ class AnyNetBackbone(nn.Module):
             path, block = spec.block_path(s, b), kind.build(site, spec.act)
             share = (s + 2) / (len(spec.stages) + 1) if spec.drop_by == "stage" else index / max(1, depth - 1)
             block.drop_rate = spec.drop_path * share
+            block.branch_scale = spec.branch_scale if block.residual else 1.0
             place(self, path, block)
             self._blocks[f"stage{s + 1}.{b + 1}"] = path
         place_paths(self, (spec.neck_path(), spec.head_path()))
         self.act = activation(spec.act)
         neck = ["norm"] * spec.final_norm + ["conv"] * bool(spec.head_width)
-        self._steps = ("stem", *self._blocks, *neck, "pool", "head")
-        self.seams = _seams(spec, self._steps[:-1])
+        self.steps = ("stem", *self._blocks, *neck, "pool", "head")
+        self.seams = _seams(spec, self.steps[:-1])
         self.taps = tuple(f"{name}.branch" for name in self._blocks)
 
     def initialise(self) -> None:
-        """Called when the weights are drawn: zero residual branches where the spec says so."""
+        """Called when the weights are drawn: zero residual branches if the spec says so, enlarge a scaled readout."""
+        with torch.no_grad():
+            self.get_parameter(f"{NAMES[self.spec.names].head}.weight").mul_(self.spec.readout_scale**-0.5)
         if self.spec.zero_gamma:
             for name in self._blocks:
                 if self._block(name).residual:
                     self._block(name).zero_branch()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of images: all of ``run``."""
-        return self.run(x)
-
-    def run(self, x: Tensor, *, start: str | None = None, stop: str | None = None) -> Tensor:
-        """From after the seam ``start`` to the seam ``stop``; raises SpecError for an unknown or backward pair."""
-        first = 0 if start is None else self._step(start) + 1
-        last = len(self._steps) if stop is None else self._step(stop) + 1
-        if first > last:
-            raise SpecError(f"cannot run backwards from seam {start} to {stop}")
-        for name in self._steps[first:last]:
-            x = self._advance(name, x)
-        return x
-
-    def features(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """What crosses the named seams and taps, in one pass that ends at the last of them."""
-        wanted, out = set(names), dict[str, Tensor]()
-        steps = [self._step(name.removesuffix(".branch") if name in self.taps else name) for name in wanted]
-        for name in self._steps[: max(steps, default=-1) + 1]:
-            if f"{name}.branch" in wanted:
-                block = self._block(name)
-                shortcut, branch = block.tapped(x)
-                out[f"{name}.branch"], x = branch.clone(), block.join(shortcut, branch)
-            else:
-                x = self._advance(name, x)
-            if name in wanted:
-                out[name] = x
-        return {name: out[name] for name in names}
 
     def roles(self) -> dict[str, Role]:
         """The role of every parameter, for parametrisations and weight-decay groups."""
@@ -397,8 +378,19 @@ class AnyNetBackbone(nn.Module):
         return roles
 
     def deploy(self) -> AnyNetBackbone:
-        """Itself: nothing in it serves training alone."""
-        return self
+        """Itself, or with factors other than 1 a copy that has them in its weights."""
+        spec = self.spec
+        if spec.branch_scale == spec.readout_scale == 1.0:
+            return self
+        factors = {f"{NAMES[spec.names].head}.weight": spec.readout_scale}
+        for block, path in ((self._block(name), path) for name, path in self._blocks.items()):
+            layer = f"{path}.{block.last_layer()}"
+            factors |= {f"{layer}.weight": block.branch_scale, f"{layer}.bias": block.branch_scale}
+        state = {name: tensor.detach() * factors.get(name, 1) for name, tensor in self.state_dict().items()}
+        with torch.device("meta"):
+            plain = AnyNetBackbone(spec.replace(branch_scale=1.0, readout_scale=1.0))
+        plain.load_state_dict(state, assign=True)
+        return plain.train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only block inputs for the backward pass and compute the rest again: less memory, equal gradients."""
@@ -407,14 +399,13 @@ class AnyNetBackbone(nn.Module):
     def _block(self, name: str) -> Block:
         return cast(Block, self.get_submodule(self._blocks[name]))
 
-    def _step(self, name: str) -> int:
-        if name in self.taps:
-            raise SpecError(f"{name!r} is a tap inside a block: features can read it, run cannot start or stop there")
-        if name not in self._steps[:-1]:
-            raise SpecError(unknown("seam", name, self._steps[:-1]))
-        return self._steps.index(name)
+    def advance_tapped(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A block's branch before it is joined, and its output."""
+        shortcut, branch = self._block(name).tapped(x)
+        return branch.clone(), self._block(name).join(shortcut, branch)
 
-    def _advance(self, name: str, x: Tensor) -> Tensor:
+    def advance(self, name: str, x: Tensor) -> Tensor:
+        """One step."""
         if name in self._blocks:
             block = self._block(name)
             return checkpointed(block, x) if self.checkpointing and self.training else block(x)
@@ -440,6 +431,8 @@ class AnyNetBackbone(nn.Module):
         names = NAMES[self.spec.names]
         if self.spec.dropout:
             x = F.dropout(x, self.spec.dropout, self.training)
+        if self.spec.readout_scale != 1.0:
+            x = x * self.spec.readout_scale
         logits: Tensor = self.get_submodule(names.head)(x[:, :, None, None] if names.head_is_conv else x)
         return logits.flatten(1) if names.head_is_conv else logits
 

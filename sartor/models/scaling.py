@@ -52,6 +52,32 @@ def scale(spec: AnyNet, factor: float, kind: str = FAST_COMPOUND) -> AnyNet:
     return spec.replace(stages=tuple(_scaled(stage, factors) for stage in spec.stages), size=side)
 
 
+def deeper(spec: Any, factor: int) -> Any:
+    """A network with so many times the blocks; raises SpecError where the spec has no depth to multiply."""
+    if isinstance(spec, AnyNet):
+        return spec.replace(stages=tuple(replace(s, depth=factor * s.depth) for s in spec.stages))
+    if not hasattr(spec, "depth"):
+        raise SpecError(f"a {spec.kind} network has no depth to multiply")
+    return spec.replace(depth=factor * spec.depth)
+
+
+def wider(spec: Any, factor: int) -> Any:
+    """A network so many times as wide, in as many groups; raises SpecError where the spec has no width to multiply."""
+    if isinstance(spec, AnyNet):
+        stem = replace(spec.stem, width=factor * spec.stem.width)
+        return spec.replace(stem=stem, stages=tuple(_wider(stage, factor) for stage in spec.stages))
+    if not hasattr(spec, "width"):
+        raise SpecError(f"a {spec.kind} network has no width to multiply")
+    return spec.replace(width=factor * spec.width)
+
+
+def _wider(stage: Stage, factor: int) -> Stage:
+    block: Any = stage.block
+    if getattr(block, "inner", 0):
+        block = replace(block, inner=factor * block.inner)
+    return replace(stage, width=factor * stage.width, block=block)
+
+
 def _scaled(stage: Stage, factors: Factors) -> Stage:
     depth = max(1, round(stage.depth * factors.depth))
     width = max(1, round(stage.width * factors.width / 8)) * 8

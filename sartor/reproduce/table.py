@@ -11,6 +11,7 @@ REPRODUCTIONS: Table[Reproduction] = Table(
         "resnext": "sartor.reproduce.resnext:REPRODUCTION",
         "wide-resnet": "sartor.reproduce.wide_resnet:REPRODUCTION",
         "preact-resnet": "sartor.reproduce.preact_resnet:REPRODUCTION",
+        "depth-mup": "sartor.reproduce.depth_mup:REPRODUCTION",
         "regnet": "sartor.reproduce.regnet:REPRODUCTION",
     },
 )

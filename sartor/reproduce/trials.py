@@ -89,14 +89,14 @@ class Trials:
         }
 
 
-def run_trials(specs: Mapping[str, Any], recipe: Recipe, conditions: Conditions) -> Trials:
-    """Train every variant with every seed by the recipe; what an earlier run has measured is read.
+def run_trials(specs: Mapping[str, Any], recipe: Recipe | Mapping[str, Recipe], conditions: Conditions) -> Trials:
+    """Train every variant with every seed by the recipe, or its own; what an earlier run has measured is read.
 
     Raises DataError without the data, TrainingError if a worker dies.
     """
-    shortened = conditions.trained_by(recipe)
+    recipes = dict.fromkeys(specs, recipe) if isinstance(recipe, Recipe) else recipe
     trials = [
-        Trial(variant, spec, shortened, conditions.data, seed)
+        Trial(variant, spec, conditions.trained_by(recipes[variant]), conditions.data, seed)
         for seed in range(1 if conditions.quick else conditions.seeds)
         for variant, spec in specs.items()
     ]

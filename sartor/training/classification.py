@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import nn
 
 from sartor.core.errors import TrainingError
+from sartor.core.protocols import Role
 from sartor.core.spec import Json, digest, to_json
 from sartor.training.augment.pipeline import Augmenter
 from sartor.training.checkpoint import read_facts
@@ -55,7 +56,7 @@ class ImageTask(Protocol):
 
 
 def spec_for(recipe: Recipe, spec: Any, classes: Sequence[str] = ()) -> Any:
-    """The spec with the recipe's stochastic depth and dropout; a network is built from it to be trained so.
+    """The spec with the recipe's stochastic depth, dropout and factors; a network is built from it to be trained so.
 
     If the recipe's loss is over a tree above the task's ``classes``, it has an output for each class of the tree.
     Raises TrainingError if the recipe wants what this kind of network does not have, DataError for the hierarchy.
@@ -71,7 +72,7 @@ def spec_for(recipe: Recipe, spec: Any, classes: Sequence[str] = ()) -> Any:
             )
         if value is not None and hasattr(spec, name):
             changes[name] = value
-    return spec.replace(**changes)
+    return recipe.parametrization.spec_for(spec.replace(**changes))
 
 
 def plan_for(
@@ -108,7 +109,7 @@ def plan_for(
         turns=[
             Turn(
                 Classify(loss),
-                decay_groups(recipe.weight_decay, recipe.decay_all),
+                groups_for(recipe),
                 recipe.optimiser,
                 clip=recipe.clip,
                 accumulate=recipe.accumulate,
@@ -138,18 +139,28 @@ def _placed_loss(recipe: Recipe, classes: Sequence[str]) -> tuple[LogitLoss, Jso
     return loss.on(tree), {"tree": digest([tree.classes, tree.parents])}
 
 
-def decay_groups(weight_decay: float, everything: bool) -> Groups:
-    """Groups of the parameters of ``model`` by their roles: norms and biases decay only with ``everything``."""
+_FREE = ("norm", "bias", "embedding")  # roles that weight decay spares
+
+
+def groups_for(recipe: Recipe) -> Groups:
+    """Groups of the parameters of ``model`` by their roles.
+
+    Norms, biases and embeddings decay only with ``decay_all``. The parametrization's factors on the learning rate
+    divide the decay, so that weights shrink at one rate.
+    """
 
     def groups(modules: Modules) -> Sequence[Group]:
         model = modules["model"]
-        parameters: Mapping[str, nn.Parameter] = dict(model.named_parameters())
-        roles = model.roles()  # type: ignore[operator]
-        kept: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for name, parameter in parameters.items():
-            (free if roles[name].kind in ("norm", "bias") and not everything else kept).append(parameter)
-        return [Group(kept, weight_decay=weight_decay), Group(free)]
+        roles: Mapping[str, Role] = model.roles()  # type: ignore[operator]
+        factors = recipe.parametrization.lr_factors(roles, recipe.optimiser)
+        found: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            free = roles[name].kind in _FREE and not recipe.decay_all
+            found.setdefault((free, factors[name]), []).append(parameter)
+        return [
+            Group(found[free, factor], factor, 0.0 if free else recipe.weight_decay / factor)
+            for free, factor in sorted(found)
+        ]
 
     return groups
 

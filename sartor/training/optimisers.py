@@ -23,7 +23,12 @@ State = defaultdict[Tensor, dict[str, Tensor]]
 
 
 class Rule:
-    """How parameters change given their gradients."""
+    """How parameters change given their gradients.
+
+    ``normalised`` says that updates do not grow with the gradients (Adam) or do (SGD); None: layer by layer.
+    """
+
+    normalised: ClassVar[bool | None] = None
 
     def __call__(self, groups: ParamGroups) -> Optimiser:
         """The optimiser of these groups."""
@@ -65,6 +70,7 @@ class SGD(Rule):
     """Gradient descent with momentum, dampening 0."""
 
     kind: ClassVar[str] = "sgd"
+    normalised: ClassVar[bool | None] = False
     momentum: float = 0.9
     nesterov: bool = True
 
@@ -85,6 +91,7 @@ class AdamW(Rule):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     kind: ClassVar[str] = "adamw"
+    normalised: ClassVar[bool | None] = True
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -156,6 +163,7 @@ class RMSpropTF(Rule):
     """
 
     kind: ClassVar[str] = "rmsprop-tf"
+    normalised: ClassVar[bool | None] = True
     alpha: float = 0.9
     momentum: float = 0.9
     eps: float = 1e-3

@@ -21,6 +21,7 @@ from sartor.training.augment.pipeline import Augment
 from sartor.training.losses.classification import BinaryCrossEntropy, CrossEntropy
 from sartor.training.losses.semantic import MultiLabel, SemanticSoftmax, TreeLoss
 from sartor.training.optimisers import SGD, AdamW, Lamb, RMSpropTF
+from sartor.training.parametrization import DepthMup, Standard
 from sartor.training.schedules import Constant, Cosine, StableDecay, Steps
 
 
@@ -37,7 +38,8 @@ class Recipe:
     ``weight_decay`` leaves out normalisation and biases unless ``decay_all``. ``repeats`` above 1 is repeated
     augmentation. ``size`` is the side of training images (0: the task's). ``ema`` is the decay of the moving average
     of the weights, which then is what is kept (0: none). ``drop_path`` and ``dropout`` belong to the network's spec
-    (None: as it is). ``precision`` "auto" lets the machine's measured pace decide. ``clip`` bounds the gradient norm
+    (None: as it is). ``parametrization`` says how the learning rate carries over to other depths and widths.
+    ``precision`` "auto" lets the machine's measured pace decide. ``clip`` bounds the gradient norm
     (0: no bound), and ``accumulate`` splits batches that do not fit into memory.
     """
 
@@ -63,6 +65,7 @@ class Recipe:
     ema: float = 0.0
     drop_path: float | None = None
     dropout: float | None = None
+    parametrization: Standard | DepthMup = field(default_factory=Standard)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     clip: float = 0.0
     accumulate: int = 1
@@ -77,6 +80,7 @@ class Recipe:
                 raise SpecError(f"recipe {self.name}: {name} must not be negative")
         if not 0.0 <= self.ema < 1.0:
             raise SpecError(f"recipe {self.name}: ema must be at least 0 and below 1, not {self.ema}")
+        self.parametrization.check(self.optimiser)
         if self.batch % self.accumulate or (self.augment.mixes and self.batch // self.accumulate % 2):
             even = " into even parts, for mixup and cutmix" if self.augment.mixes else ""
             raise SpecError(f"recipe {self.name}: a batch of {self.batch} does not divide by {self.accumulate}{even}")

@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-TRANSFORMERS = {
+SMALL = {
     "vit": {"width": 24, "depth": 3, "heads": 3, "size": (32, 48)},
     "levit": {"widths": (16, 24, 32), "depths": (2, 1, 1), "heads": (2, 3, 2), "key": 8, "size": (80, 48)},
+    "residual-mlp": {"width": 16, "depth": 3, "size": (6, 4)},
     "swin": {"width": 12, "depths": (2, 2, 1), "heads": (1, 2, 3), "window": 3, "size": (44, 32)},
 }
 
@@ -29,8 +30,8 @@ def thin():
     def thin_spec(spec):
         if spec.kind == "simplenet":
             return thin_plain(spec)
-        if spec.kind in TRANSFORMERS:
-            return spec.replace(classes=10, **TRANSFORMERS[spec.kind])
+        if spec.kind in SMALL:
+            return spec.replace(classes=10, **SMALL[spec.kind])
         halves = any(stage.block.kind == "harmonic" for stage in spec.stages)  # a 2x2 pooling wants even maps
         size = (16, 16) if max(spec.size) <= 32 else (64, 64) if halves else (48, 48)
         stem = replace(spec.stem, width=width(spec.stem.width))

@@ -10,7 +10,7 @@ from tiny_training import PREPROCESS, RECIPE, SPEC, Images, TinyTask, tiny_netwo
 from sartor.core.errors import TrainingError
 from sartor.models.network import build
 from sartor.training import pace
-from sartor.training.classification import decay_groups, plan_for, schedule_for, spec_for, train
+from sartor.training.classification import groups_for, plan_for, schedule_for, spec_for, train
 from sartor.training.loop import run
 from sartor.training.plan import Numerics
 from sartor.training.recipe import recipe
@@ -23,14 +23,13 @@ def own_cache(tmp_path, monkeypatch):
 
 def test_weight_decay_leaves_out_norms_and_biases():
     network = tiny_network()
-    decayed, free = decay_groups(0.1, False)({"model": network})
+    decayed, free = groups_for(RECIPE.replace(weight_decay=0.1))({"model": network})
     assert (decayed.weight_decay, free.weight_decay) == (0.1, 0.0)
     assert all(p.ndim > 1 for p in decayed.parameters)
     assert all(p.ndim == 1 for p in free.parameters)
     assert len(decayed.parameters) + len(free.parameters) == len(list(network.parameters()))
-    everything, nothing = decay_groups(0.1, True)({"model": network})
+    (everything,) = groups_for(RECIPE.replace(weight_decay=0.1, decay_all=True))({"model": network})
     assert len(everything.parameters) == len(list(network.parameters()))
-    assert not nothing.parameters
 
 
 def test_the_network_must_be_built_for_the_recipe():
