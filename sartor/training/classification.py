@@ -120,8 +120,11 @@ def plan_for(
     )  # fmt: skip
 
 
+_FREE = ("norm", "bias", "embedding")  # roles that weight decay spares
+
+
 def decay_groups(weight_decay: float, everything: bool) -> Groups:
-    """Groups of the parameters of ``model`` by their roles: norms and biases decay only with ``everything``."""
+    """Groups of the parameters of ``model`` by role: norms, biases and embeddings decay only with ``everything``."""
 
     def groups(modules: Modules) -> Sequence[Group]:
         model = modules["model"]
@@ -130,7 +133,7 @@ def decay_groups(weight_decay: float, everything: bool) -> Groups:
         kept: list[nn.Parameter] = []
         free: list[nn.Parameter] = []
         for name, parameter in parameters.items():
-            (free if roles[name].kind in ("norm", "bias") and not everything else kept).append(parameter)
+            (free if roles[name].kind in _FREE and not everything else kept).append(parameter)
         return [Group(kept, weight_decay=weight_decay), Group(free)]
 
     return groups
