@@ -99,14 +99,20 @@ class Block(nn.Module):
     def initialise(self) -> None:
         """Initialise what the network's rule does not cover; called after it."""
 
+    @property
     def last_layer(self) -> str:
-        """The name of the branch's last layer with weights, in which the branch is linear."""
+        """The name of the branch's last layer."""
         *_, last = self.kind.paths(self.site)[0].layers
         return last
 
+    @property
+    def foldable(self) -> bool:
+        """Whether a factor on the last layer's weights is one on the branch: not where a gate reads what it gives."""
+        return True
+
     def zero_branch(self) -> None:
         """Zero the weights of the branch's last layer, so that the block starts as its shortcut."""
-        nn.init.zeros_(self.get_parameter(f"{self.last_layer()}.weight"))
+        nn.init.zeros_(self.get_parameter(f"{self.last_layer}.weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output for its input, both (batch, channels, height, width)."""
@@ -329,7 +335,6 @@ class AnyNetBackbone(Stepwise):
     def __init__(self, spec: AnyNet) -> None:
         super().__init__()
         self.spec = spec
-        self.checkpointing = False
         self._blocks: dict[str, str] = {}  # seam -> module path
         self._stem = tuple(spec.stem_path().layers)
         place_paths(self, (spec.stem_path(),))
@@ -378,13 +383,14 @@ class AnyNetBackbone(Stepwise):
         return roles
 
     def deploy(self) -> AnyNetBackbone:
-        """Itself, or with factors other than 1 a copy that has them in its weights."""
+        """Itself, or with factors other than 1 a copy that has them in its weights, if all blocks allow it."""
         spec = self.spec
-        if spec.branch_scale == spec.readout_scale == 1.0:
+        foldable = all(self._block(name).foldable for name in self._blocks)
+        if spec.branch_scale == spec.readout_scale == 1.0 or not foldable:
             return self
         factors = {f"{NAMES[spec.names].head}.weight": spec.readout_scale}
         for block, path in ((self._block(name), path) for name, path in self._blocks.items()):
-            layer = f"{path}.{block.last_layer()}"
+            layer = f"{path}.{block.last_layer}"
             factors |= {f"{layer}.weight": block.branch_scale, f"{layer}.bias": block.branch_scale}
         state = {name: tensor.detach() * factors.get(name, 1) for name, tensor in self.state_dict().items()}
         with torch.device("meta"):
@@ -392,24 +398,20 @@ class AnyNetBackbone(Stepwise):
         plain.load_state_dict(state, assign=True)
         return plain.train(self.training)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only block inputs for the backward pass and compute the rest again: less memory, equal gradients."""
-        self.checkpointing = enable
-
     def _block(self, name: str) -> Block:
         return cast(Block, self.get_submodule(self._blocks[name]))
 
-    def advance_tapped(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    def advance_tapped(self, step: str, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """A block's branch before it is joined, and its output."""
-        shortcut, branch = self._block(name).tapped(x)
-        return branch.clone(), self._block(name).join(shortcut, branch)
+        shortcut, branch = self._block(step).tapped(x)
+        return {f"{step}.branch": branch.clone()}, self._block(step).join(shortcut, branch)
 
-    def advance(self, name: str, x: Tensor) -> Tensor:
+    def advance(self, step: str, x: Tensor) -> Tensor:
         """One step."""
-        if name in self._blocks:
-            block = self._block(name)
+        if step in self._blocks:
+            block = self._block(step)
             return checkpointed(block, x) if self.checkpointing and self.training else block(x)
-        return getattr(self, f"_run_{name}")(x)  # type: ignore[no-any-return]
+        return getattr(self, f"_run_{step}")(x)  # type: ignore[no-any-return]
 
     def _run_stem(self, x: Tensor) -> Tensor:
         for name in self._stem:

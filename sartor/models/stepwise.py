@@ -1,8 +1,8 @@
-"""A network that is a chain of named steps: what it means to run between its seams."""
+"""A backbone that is a row of named steps: what it means to run between its seams."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -12,26 +12,28 @@ from sartor.core.seams import Seam
 
 
 class Stepwise(nn.Module):
-    """``steps`` are applied one after another by ``advance``; after each but the last, the head, there is a seam.
+    """``steps`` are applied one after another by ``advance``; seams have the names of the steps they come after.
 
-    ``taps`` are named ``STEP.branch``: what a residual step adds, which ``advance_tapped`` gives beside its output.
+    The last step is the head, after which there is none. ``taps`` are named ``STEP.PART``: what a residual step adds,
+    which ``advance_tapped`` gives beside its output. Subclasses set ``spec``, ``steps``, ``seams`` and ``taps``.
     """
 
     spec: Any
-    seams: tuple[Seam, ...]
-    taps: tuple[str, ...]
     steps: tuple[str, ...]
+    seams: tuple[Seam, ...]
+    taps: tuple[str, ...] = ()
+    checkpointing = False
 
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def advance(self, name: str, x: Tensor) -> Tensor:
+    def advance(self, step: str, x: Tensor) -> Tensor:
         """One step."""
         raise NotImplementedError
 
-    def advance_tapped(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The branch of a residual step before it is joined, and the step's output."""
+    def advance_tapped(self, step: str, x: Tensor) -> tuple[Mapping[str, Tensor], Tensor]:
+        """By tap, the branches of a residual step before they are joined; and the step's output."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,30 +42,42 @@ class Stepwise(nn.Module):
 
     def run(self, x: Tensor, *, start: str | None = None, stop: str | None = None) -> Tensor:
         """From after the seam ``start`` to the seam ``stop``; raises SpecError for an unknown or backward pair."""
-        first = 0 if start is None else self._step(start) + 1
-        last = len(self.steps) if stop is None else self._step(stop) + 1
+        first = 0 if start is None else self._after(start)
+        last = len(self.steps) if stop is None else self._after(stop)
         if first > last:
             raise SpecError(f"cannot run backwards from seam {start} to {stop}")
-        for name in self.steps[first:last]:
-            x = self.advance(name, x)
+        for step in self.steps[first:last]:
+            x = self.advance(step, x)
         return x
 
     def features(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """What crosses the named seams and taps, in one pass that ends at the last of them."""
         wanted, out = set(names), dict[str, Tensor]()
-        steps = [self._step(name.removesuffix(".branch") if name in self.taps else name) for name in wanted]
-        for name in self.steps[: max(steps, default=-1) + 1]:
-            if f"{name}.branch" in wanted:
-                out[f"{name}.branch"], x = self.advance_tapped(name, x)
+        tapped = {name.rpartition(".")[0] for name in wanted if name in self.taps}
+        ends = [self.steps.index(step) + 1 for step in tapped]
+        ends += [self._after(name) for name in wanted if name not in self.taps]
+        for step in self.steps[: max(ends, default=0)]:
+            if step in tapped:
+                branches, x = self.advance_tapped(step, x)
+                out |= branches
             else:
-                x = self.advance(name, x)
-            if name in wanted:
-                out[name] = x
+                x = self.advance(step, x)
+            out[step] = x
         return {name: out[name] for name in names}
 
-    def _step(self, name: str) -> int:
-        if name in self.taps:
-            raise SpecError(f"{name!r} is a tap inside a block: features can read it, run cannot start or stop there")
-        if name not in self.steps[:-1]:
-            raise SpecError(unknown("seam", name, self.steps[:-1]))
-        return self.steps.index(name)
+    def deploy(self) -> Any:
+        """Itself: nothing in it serves training alone."""
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only block inputs for the backward pass and compute the rest again: less memory, equal gradients."""
+        self.checkpointing = enable
+
+    def _after(self, seam: str) -> int:
+        """How many steps come before a seam."""
+        if seam in self.taps:
+            raise SpecError(f"{seam!r} is a tap inside a block: features can read it, run cannot start or stop there")
+        names = [known.name for known in self.seams]
+        if seam not in names:
+            raise SpecError(unknown("seam", seam, names))
+        return self.steps.index(seam) + 1

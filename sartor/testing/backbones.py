@@ -242,15 +242,19 @@ def count_law(subject: Subject) -> None:
 
 
 def restore_law(subject: Subject) -> None:
-    """The JSON form of the spec and the weights restore the network; a deployed one answers the same."""
+    """The JSON form of the spec and the weights restore the network; a deployed one answers the same.
+
+    Deployed answers may differ by rounding: 1e-4 of the largest.
+    """
     answers = _forward(subject)
     restored = build(from_json(to_json(subject.spec)), init=False)
     restored.load_state_dict(subject.backbone.state_dict(), strict=True)
     with torch.no_grad():
         _require(_equal(restored.eval()(subject.x), answers), "built again with the same weights, it answers otherwise")
         deployed = subject.backbone.deploy().eval()(subject.x)
-    close = isinstance(deployed, Mapping) or torch.allclose(deployed, answers, rtol=1e-4, atol=1e-5)
-    _require(close, "the deployed network answers otherwise")
+    if isinstance(deployed, Tensor):
+        error, largest = (deployed - answers).abs().max().item(), answers.abs().max().item()
+        _require(error <= 1e-5 + 1e-4 * largest, "the deployed network answers otherwise")
 
 
 LAWS: Mapping[str, Callable[[Subject], None]] = {

@@ -4,7 +4,7 @@ import pytest
 
 SMALL = {
     "vit": {"width": 24, "depth": 3, "heads": 3, "size": (32, 48)},
-    "levit": {"widths": (16, 24, 32), "depths": (2, 1, 1), "heads": (2, 3, 2), "key": 8, "size": (80, 48)},
+    "levit": {"widths": (16, 24, 32), "depths": (2, 1, 1), "heads": (2, 3, 2), "key": 8, "size": (96, 112)},
     "residual-mlp": {"width": 16, "depth": 3, "size": (6, 4)},
     "swin": {"width": 12, "depths": (2, 2, 1), "heads": (1, 2, 3), "window": 3, "size": (44, 32)},
 }

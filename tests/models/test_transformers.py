@@ -9,6 +9,7 @@ from sartor.core.errors import SpecError
 from sartor.models.network import build, count, spec_of
 from sartor.models.vision.deit import resize_positions
 from sartor.models.vision.swin import Swin, Windows, shift_mask
+from sartor.training.classification import decay_groups
 
 # name: millions of parameters, billions of multiply-adds, millions of activations, as papers and timm publish them
 PUBLISHED = {
@@ -183,3 +184,13 @@ def test_levit_takes_computed_entries_and_other_ends(tmp_path):
     empty = build(small("levit_128s").replace(classes=7, channels=1), device="meta")
     network = load_weights(empty, tmp_path / "model.safetensors")
     assert network.eval()(torch.zeros(2, 1, 48, 80)).shape == (2, 7)
+
+
+def test_weight_decay_spares_positions_tokens_and_tables():
+    for name in SMALL:
+        network = build(small(name), device="meta")
+        _, free = decay_groups(0.05, False)({"model": network})
+        spared = {id(parameter) for parameter in free.parameters}
+        tables = ("cls_token", "pos_embed", "relative_position_bias_table", "attention_biases")
+        for key, parameter in network.named_parameters():
+            assert (id(parameter) in spared) == (parameter.ndim == 1 or key.rpartition(".")[2] in tables), key

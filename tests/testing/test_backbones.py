@@ -11,6 +11,8 @@ from sartor.core.protocols import Role
 from sartor.core.spec import spec_kind, to_json
 from sartor.models.anynet import AnyNet, AnyNetBackbone, Stage, Stem
 from sartor.models.network import build
+from sartor.models.tokens import Attend
+from sartor.models.vision.deit import ViT, ViTBackbone
 from sartor.models.vision.resnet import Basic
 from sartor.testing.backbones import LAWS, cases, check_backbone, observed_cost, randomise_norms
 
@@ -199,3 +201,37 @@ def test_observed_cost_is_of_one_example():
     assert cost.value("activations") == 103
     assert cost.value("traffic") == 4 * (50 + 100 + 36 + 100 + 3 + 300)
     assert cost.value("cio") == 50 + 100
+
+
+def test_observed_cost_of_attention():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = Attend()
+
+        def forward(self, x):
+            return self.attend(x[..., :2], x[:, :, :3, :2], x[:, :, :3])
+
+    cost = observed_cost(Net(), torch.randn(7, 5, 4, 6))  # 5 heads, 4 queries, 3 keys of width 2, values of width 6
+    assert cost.value("macs") == 5 * 4 * 3 * (2 + 6)
+    assert cost.value("activations") == 5 * 4 * (3 + 6)
+    assert cost.value("traffic") == 4 * 5 * (4 * 2 + 3 * 2 + 3 * 6 + 4 * 6)
+
+
+@spec_kind
+@dataclass(frozen=True)
+class WithoutPrefix(ViT):
+    kind: ClassVar[str] = "vit_without_prefix"
+
+    def build(self):
+        network = ViTBackbone(self)
+        network.seams = tuple(
+            replace(seam, ports=tuple(replace(port, prefix=0) for port in seam.ports)) for seam in network.seams
+        )
+        return network
+
+
+def test_tokens_must_be_as_many_as_stated():
+    spec = WithoutPrefix(8, 1, 2, 4, classes=3, size=(8, 8))
+    with pytest.raises(AssertionError, match=r"seam stem, port x: 5 tokens, by its stride 4"):
+        check_backbone(spec, ["seams"])

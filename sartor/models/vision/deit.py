@@ -19,7 +19,6 @@ from sartor.core.seams import Port, Seam, Signature
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
 from sartor.models.layers import Layer, Path, count_paths, place, place_paths
-from sartor.models.stepped import SteppedBackbone
 from sartor.models.tokens import (
     Attention,
     Dense,
@@ -30,6 +29,7 @@ from sartor.models.tokens import (
     join_heads,
     split_heads,
 )
+from sartor.models.transformer import TransformerBackbone
 
 EPS = 1e-6
 STD = 0.02
@@ -164,7 +164,7 @@ class ViTBlock(TokenBlock):
         return self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x))))  # type: ignore[no-any-return]
 
 
-class ViTBackbone(SteppedBackbone):
+class ViTBackbone(TransformerBackbone):
     """The network of a ``ViT`` spec. Images are (batch, channels, height, width); logits (batch, classes).
 
     Seams: ``stem``, ``stage1.1`` … one per block and ``norm``, all tokens (batch, 1 + patches, width) with the class
@@ -187,7 +187,7 @@ class ViTBackbone(SteppedBackbone):
         tokens = Port("x", "stream", spec.width, "NLC", spec.patch, prefix=1)
         pooled = Port("x", "stream", spec.width, "ND", 0)
         self.seams = tuple(
-            Seam(name, int(name != "stem"), (pooled if name == "pool" else tokens,)) for name in self._steps[:-1]
+            Seam(name, int(name != "stem"), (pooled if name == "pool" else tokens,)) for name in self.steps[:-1]
         )
 
     def initialise(self) -> None:

@@ -19,8 +19,8 @@ from sartor.core.seams import Port, Seam, Signature
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
 from sartor.models.layers import Conv, Layer, Norm, Path, count_paths, place, place_paths
-from sartor.models.stepped import SteppedBackbone
 from sartor.models.tokens import Attention, Dense, Parameters, TokenBlock, TokenNorm, constant_device, join_heads
+from sartor.models.transformer import TransformerBackbone
 
 STRIDE = 16  # of the stem: four convolutions
 STD = 0.02  # of the classifiers' first weights
@@ -222,7 +222,7 @@ class LevitBlock(TokenBlock):
         return torch.split(x, [self.key * part for part in parts], 3)
 
 
-class LevitBackbone(SteppedBackbone):
+class LevitBackbone(TransformerBackbone):
     """The network of a ``Levit`` spec. Images are (batch, channels, height, width); logits (batch, classes).
 
     Seams: ``stem``, ``stage1.1`` … one per block, the shrinking ones first in their stage, all tokens row by row
@@ -272,7 +272,8 @@ class LevitBackbone(SteppedBackbone):
                 state[f"head.{leaf}"] = sum(values[1:], values[0]) / len(values)
             state = {key: value.detach().clone() for key, value in state.items()}
             other.load_state_dict(state, strict=True, assign=True)
-        return other.to(self.stem.conv1.linear.weight.device).train(self.training)
+        deployed: LevitBackbone = other.to(self.stem.conv1.linear.weight.device).train(self.training)
+        return deployed
 
     def fit_state(self, state: dict[str, Tensor]) -> list[str]:
         """Take entries that are computed out of a checkpoint's ``state``."""

@@ -17,7 +17,7 @@ from sartor.core.errors import SpecError
 from sartor.core.spec import spec_kind
 from sartor.models.anynet import AnyNet, Block, Site, Stage, Stem
 from sartor.models.layers import AvgPool, Conv, Layer, Norm, Path
-from sartor.models.vision.resnet import Shortcut, shortcut_of, shortcut_path
+from sartor.models.vision.resnet import Shortcut, shortcut_of, shortcut_path, squeezed
 
 
 @spec_kind
@@ -93,12 +93,16 @@ class MultiScaleBlock(Block):
         """Whether there is a shortcut."""
         return self.kind.shortcut != "none"
 
+    @property
+    def foldable(self) -> bool:
+        """Not with squeeze-and-excitation, which reads what the last layer gives."""
+        return not self.kind.se
+
     def parts(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """The shortcut and the branch."""
         branch = self.bn3(self.conv3(torch.cat(self.splits(x), 1)))
         if self.kind.se:
-            gate = self.act(self.se.fc1(branch.mean((2, 3), keepdim=True)))
-            branch = branch * self.se.fc2(gate).sigmoid()
+            branch = squeezed(self, branch)
         return shortcut_of(self, self.kind.shortcut, x), branch
 
     def splits(self, x: Tensor) -> list[Tensor]:

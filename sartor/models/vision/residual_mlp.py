@@ -111,7 +111,7 @@ class ResidualMLPBackbone(Stepwise):
 
     def __init__(self, spec: ResidualMLP) -> None:
         super().__init__()
-        self.spec, self.checkpointing = spec, False
+        self.spec = spec
         self.stem = UnsetLinear(spec.channels * prod(spec.size), spec.width, bias=False)
         self.blocks = nn.ModuleList(MLPBlock(spec) for _ in range(spec.depth))
         self.head = UnsetLinear(spec.width, spec.classes)
@@ -129,19 +129,19 @@ class ResidualMLPBackbone(Stepwise):
         with torch.no_grad():
             self.head.weight.mul_(0.0 if self.spec.zero_readout else self.spec.readout_scale**-0.5)
 
-    def advance(self, name: str, x: Tensor) -> Tensor:
+    def advance(self, step: str, x: Tensor) -> Tensor:
         """One step."""
-        if name == "stem":
+        if step == "stem":
             return self.stem(x.flatten(1))  # type: ignore[no-any-return]
-        if name == "head":
+        if step == "head":
             return self.head(self.spec.readout_scale * x)  # type: ignore[no-any-return]
-        return self.advance_tapped(name, x)[1]
+        return self.advance_tapped(step, x)[1]
 
-    def advance_tapped(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    def advance_tapped(self, step: str, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """A block's branch, with its factor, and its output."""
-        block = self.blocks[int(name.removeprefix("block")) - 1]
+        block = self.blocks[int(step.removeprefix("block")) - 1]
         branch = self.spec.branch_scale * (checkpointed(block, x) if self.checkpointing and self.training else block(x))
-        return branch, x + branch
+        return {f"{step}.branch": branch}, x + branch
 
     def roles(self) -> dict[str, Role]:
         """The role of every parameter."""
@@ -166,10 +166,6 @@ class ResidualMLPBackbone(Stepwise):
             plain = ResidualMLPBackbone(spec.replace(branch_scale=1.0, readout_scale=1.0))
         plain.load_state_dict(state, assign=True)
         return plain.train(self.training)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only block inputs for the backward pass and compute the rest again."""
-        self.checkpointing = enable
 
 
 def residual_mlp(width: int, depth: int, act: Nonlinearity = "relu", layers: int = 1) -> ResidualMLP:

@@ -87,6 +87,12 @@ def shortcut_of(block: Block, kind: Shortcut, x: Tensor) -> Tensor | None:
     return padded_identity(x, block.site)
 
 
+def squeezed(block: Block, branch: Tensor) -> Tensor:
+    """Squeeze-and-excitation (Hu et al. 2018): each channel times a sigmoid of what the block's ``se`` makes of means."""
+    gate = block.act(block.se.fc1(branch.mean((2, 3), keepdim=True)))
+    return branch * block.se.fc2(gate).sigmoid()  # type: ignore[no-any-return]
+
+
 def padded_identity(x: Tensor, site: Site) -> Tensor:
     """The identity; where the shape changes, every ``stride``-th pixel with zero channels appended (option A).
 
@@ -146,13 +152,17 @@ class BottleneckBlock(Block):
         """Whether there is a shortcut."""
         return self.kind.shortcut != "none"
 
+    @property
+    def foldable(self) -> bool:
+        """Not with squeeze-and-excitation, which reads what the last layer gives."""
+        return not self.kind.se
+
     def parts(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """The shortcut and the branch."""
         branch = self.act(self.bn1(self.conv1(x)))
         branch = self.bn3(self.conv3(self.act(self.bn2(self.conv2(branch)))))
         if self.kind.se:
-            gate = self.act(self.se.fc1(branch.mean((2, 3), keepdim=True)))
-            branch = branch * self.se.fc2(gate).sigmoid()
+            branch = squeezed(self, branch)
         return shortcut_of(self, self.kind.shortcut, x), branch
 
 

@@ -19,8 +19,8 @@ from sartor.core.seams import Port, Seam, Signature
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
 from sartor.models.layers import Layer, Path, count_paths, place, place_paths
-from sartor.models.stepped import SteppedBackbone
 from sartor.models.tokens import Attention, Dense, LayerNorm, Parameters, Patches, TokenBlock, constant_device
+from sartor.models.transformer import TransformerBackbone
 
 STD = 0.02
 MASKED = -100.0  # added to the attention between tokens that the shift has brought side by side
@@ -238,7 +238,7 @@ class SwinBlock(TokenBlock):
         return (bias + self.mask.type_as(bias)).flatten(0, 1).unsqueeze(0)  # type: ignore[no-any-return]
 
 
-class SwinBackbone(SteppedBackbone):
+class SwinBackbone(TransformerBackbone):
     """The network of a ``Swin`` spec. Images are (batch, channels, height, width); logits (batch, classes).
 
     Seams: ``stem``, ``stage1.1`` … one per block and ``norm``, maps (batch, width, height, width) whose memory is

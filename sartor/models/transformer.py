@@ -1,4 +1,4 @@
-"""A backbone that is a row of named steps: stem, blocks, neck, pool, head. Every step but the last ends at a seam."""
+"""What transformers have in common as modules: stem, blocks of attention and perceptron, neck, pool, head."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, fx, nn
 
-from sartor.core.errors import SpecError, unknown
+from sartor.core.errors import SpecError
 from sartor.core.protocols import Role
 from sartor.models.checkpointing import checkpointed
+from sartor.models.stepwise import Stepwise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,16 +31,10 @@ def demand_size(x: Tensor, size: tuple[int, int], kind: str) -> Tensor:
     return x
 
 
-class SteppedBackbone(nn.Module):
-    """What transformers have in common as modules.
-
-    A family registers its layers, says by ``_walk`` where its blocks are, and has a method ``_run_<step>`` for each
+class TransformerBackbone(Stepwise):
+    """A family registers its layers, says by ``_walk`` where its blocks are, and has a method ``_run_<step>`` for each
     step that is no block. Taps: ``stage1.1.attn``, ``stage1.1.mlp`` …, each branch before it is joined.
     """
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
 
     inputs: tuple[str, ...] = ()  # layers that read the image
     readouts: tuple[str, ...] = ()
@@ -48,44 +43,26 @@ class SteppedBackbone(nn.Module):
 
     def _walk(self, blocks: Mapping[str, str], neck: Sequence[str], rate: float) -> None:
         """Take up the blocks (seam -> module path), the steps after them, and the rate of stochastic depth."""
-        self.checkpointing = False
         self._blocks = dict(blocks)
         for index, name in enumerate(blocks):
             self._block(name).drop_rate = rate * index / max(1, len(blocks) - 1)
-        self._steps = ("stem", *blocks, *neck, "pool", "head")
+        self.steps = ("stem", *blocks, *neck, "pool", "head")
         self.taps = tuple(f"{name}.{part}" for name in blocks for part in self._block(name).parts)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of images: all of ``run``."""
-        return self.run(x)
+    def advance_tapped(self, step: str, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """A block's branches before they are joined, and its output."""
+        block, x, branches = self._block(step), self._enter(step, x), dict[str, Tensor]()
+        for part in block.parts:
+            branch = branches[f"{step}.{part}"] = block.branch(part, x)
+            x = block.join(part, x, branch)
+        return branches, x
 
-    def run(self, x: Tensor, *, start: str | None = None, stop: str | None = None) -> Tensor:
-        """From after the seam ``start`` to the seam ``stop``; raises SpecError for an unknown or backward pair."""
-        first = 0 if start is None else self._step(start) + 1
-        last = len(self._steps) if stop is None else self._step(stop) + 1
-        if first > last:
-            raise SpecError(f"cannot run backwards from seam {start} to {stop}")
-        for name in self._steps[first:last]:
-            x = self._advance(name, x)
-        return x
-
-    def features(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """What crosses the named seams and taps, in one pass that ends at the last of them."""
-        wanted, out = set(names), dict[str, Tensor]()
-        steps = [self._step(name.rpartition(".")[0] if name in self.taps else name) for name in wanted]
-        for step in self._steps[: max(steps, default=-1) + 1]:
-            if step in self._blocks and any(f"{step}.{part}" in wanted for part in self._block(step).parts):
-                block, x = self._block(step), self._enter(step, x)
-                for part in block.parts:
-                    branch = block.branch(part, x)
-                    if f"{step}.{part}" in wanted:
-                        out[f"{step}.{part}"] = branch
-                    x = block.join(part, x, branch)
-            else:
-                x = self._advance(step, x)
-            if step in wanted:
-                out[step] = x
-        return {name: out[name] for name in names}
+    def advance(self, step: str, x: Tensor) -> Tensor:
+        """One step."""
+        if step in self._blocks:
+            block, x = self._block(step), self._enter(step, x)
+            return checkpointed(block, x) if self.checkpointing and self.training else block(x)
+        return getattr(self, f"_run_{step}")(x)  # type: ignore[no-any-return]
 
     def roles(self) -> dict[str, Role]:
         """The role of every parameter, for parametrisations and weight-decay groups; each branch counts."""
@@ -115,14 +92,6 @@ class SteppedBackbone(nn.Module):
             return "bias"
         return "input" if path in self.inputs else "readout" if path in self.readouts else "hidden"
 
-    def deploy(self) -> Any:
-        """Itself: nothing in it serves training alone."""
-        return self
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only block inputs for the backward pass and compute the rest again: less memory, equal gradients."""
-        self.checkpointing = enable
-
     def _sized(self, images: Tensor) -> Tensor:
         """The images, if they have the size of the spec."""
         return demand_size(images, self.spec.size, self.spec.kind)
@@ -133,16 +102,3 @@ class SteppedBackbone(nn.Module):
 
     def _block(self, name: str) -> TokenBlock:
         return cast("TokenBlock", self.get_submodule(self._blocks[name]))
-
-    def _step(self, name: str) -> int:
-        if name in self.taps:
-            raise SpecError(f"{name!r} is a tap inside a block: features can read it, run cannot start or stop there")
-        if name not in self._steps[:-1]:
-            raise SpecError(unknown("seam", name, self._steps[:-1]))
-        return self._steps.index(name)
-
-    def _advance(self, name: str, x: Tensor) -> Tensor:
-        if name in self._blocks:
-            block, x = self._block(name), self._enter(name, x)
-            return checkpointed(block, x) if self.checkpointing and self.training else block(x)
-        return getattr(self, f"_run_{name}")(x)  # type: ignore[no-any-return]
