@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 # what plain values of the wrong kind or size raise on their way to a network
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _FREE = ("classes", "channels", "size", "dropout", "drop_path", "init", "fc_std", "zero_gamma")
-_READ = ("num_classes", "in_chans", "drop_rate", "drop_path_rate")  # timm's arguments that leave the blocks as they are
+_READ = (
+    "num_classes",
+    "in_chans",
+    "img_size",
+    "drop_rate",
+    "drop_path_rate",
+)  # timm's arguments that leave the blocks as they are
 _USUAL = {"global_pool": "avg"}
 
 
@@ -47,11 +53,12 @@ def config_of(network: Any) -> Json:
     ``pretrained_cfg`` and ``model_args`` are what timm reads.
     """
     spec, name = network.spec, name_of(network.spec)
+    sized = {"img_size": list(spec.size)} if getattr(spec, "fixed_size", False) else {}
     first, last = (next(iter(named(network, kind))).rpartition(".")[0] for kind in ("input", "readout"))
     return {
         **({"architecture": name} if name else {}),
         "num_classes": spec.classes,
-        "model_args": {"in_chans": spec.channels, "num_classes": spec.classes},
+        "model_args": {"in_chans": spec.channels, "num_classes": spec.classes, **sized},
         "pretrained_cfg": {
             "input_size": [spec.channels, *spec.size],
             "num_classes": spec.classes,
@@ -81,10 +88,11 @@ def _of_timm(config: Mapping[str, Any]) -> Any:
     if strange:
         raise WeightsError(f"made with timm's {', '.join(strange)}, which has no counterpart here; open it with timm")
     channels, *size = inner.get("input_size", (3, 224, 224))
+    side = arguments.get("img_size", size)
     spec = spec_of(
         config["architecture"],
         classes=config.get("num_classes", inner.get("num_classes", 1000)),
         channels=arguments.get("in_chans", channels),
-        size=tuple(size),
+        size=(side, side) if isinstance(side, int) else tuple(side),
     )
     return from_json(to_json(spec))  # checks the types of what was put in

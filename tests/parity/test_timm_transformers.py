@@ -1,5 +1,7 @@
 """timm's DeiTs, Swin Transformers and LeViTs: strict loading, equal logits in double precision, positions resized."""
 
+import json
+
 import pytest
 import torch
 
@@ -114,3 +116,23 @@ def test_levit_deploys_as_timm_fuses(timm):
     for key in state.keys() - heads.keys():
         torch.testing.assert_close(state[key].float(), fused[key].float(), msg=key)  # timm fuses to float32
     assert_equal_logits(theirs, deployed, size)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("deit_tiny_patch16_224", (48, 64)), ("swin_tiny_patch4_window7_224", (48, 64)), ("levit_128s", (64, 48))],
+)
+def test_timm_opens_what_is_saved_and_back(timm, tmp_path, name, size):
+    from sartor.weights.pretrained import from_pretrained, save_pretrained
+
+    torch.manual_seed(0)
+    ours = build(spec_of(name, classes=5, size=size)).eval()
+    save_pretrained(ours, tmp_path / "saved")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True).eval()
+    x = images(*size)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(x), ours(x), rtol=1e-4, atol=1e-5)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    del config["spec"]
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
+    assert from_pretrained(tmp_path / "saved").spec == ours.spec

@@ -46,6 +46,7 @@ class ViT:
     """
 
     kind: ClassVar[str] = "vit"
+    fixed_size: ClassVar[bool] = True  # weights depend on it
     width: int
     depth: int
     heads: int

@@ -55,6 +55,7 @@ class Levit:
     """
 
     kind: ClassVar[str] = "levit"
+    fixed_size: ClassVar[bool] = True  # weights depend on it
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     heads: tuple[int, ...]

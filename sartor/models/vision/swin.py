@@ -63,6 +63,7 @@ class Swin:
     """
 
     kind: ClassVar[str] = "swin"
+    fixed_size: ClassVar[bool] = True  # weights depend on it
     width: int
     depths: tuple[int, ...]
     heads: tuple[int, ...]
