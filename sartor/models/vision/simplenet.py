@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sartor.core.errors import SpecError, unknown
-from sartor.core.protocols import Role
+from sartor.core.errors import SpecError
 from sartor.core.seams import Port, Seam, Signature
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
-from sartor.models.checkpointing import checkpointed
+from sartor.models.chain import Chain
 from sartor.models.init import Fan
 from sartor.models.layers import Conv, Layer, Linear, MaxPool, Norm, Path, activation, count_paths, place, place_paths
 
@@ -174,88 +173,33 @@ class SimpleNet:
         return SimpleNetBackbone(self)
 
 
-class SimpleNetBackbone(nn.Module):
+class SimpleNetBackbone(Chain):
     """The network of a ``SimpleNet`` spec. Images are (batch, channels, height, width); logits (batch, classes).
 
     Seams: ``stage1.1`` … one per unit, stages being what poolings part, as long as maps are the input's size over a
     power of two; and ``pool``. There are no taps.
     """
 
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
+    ends: ClassVar = {f"{UNIT.format(0)}.conv": "input", CLASSIFIER: "readout"}
 
     def __init__(self, spec: SimpleNet) -> None:
-        super().__init__()
-        self.spec = spec
-        self.checkpointing = False
-        self.taps: tuple[str, ...] = ()
+        seams, units = list(_unit_seams(spec)), len(spec.units)
+        pool = Seam("pool", 1, (Port("x", "stream", spec.units[-1].width, "ND", 0),))
+        super().__init__(spec, [*seams, pool], [*range(1, len(seams) + 1), units + 1], units + 2)
         for number, (unit, w_in) in enumerate(zip(spec.units, spec.widths_in(), strict=True)):
             place(self, UNIT.format(number), PlainUnitModule(unit, w_in, spec.shared))
         place_paths(self, (spec.head_path(),))
-        self.seams = (*_unit_seams(spec), Seam("pool", 1, (Port("x", "stream", spec.units[-1].width, "ND", 0),)))
-        # the position in the row of units, pooling and classifier after which each seam lies
-        self._after = {seam.name: number for number, seam in enumerate(self.seams[:-1], 1)}
-        self._after["pool"] = len(spec.units) + 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of images: all of ``run``."""
-        return self.run(x)
-
-    def run(self, x: Tensor, *, start: str | None = None, stop: str | None = None) -> Tensor:
-        """From after the seam ``start`` to the seam ``stop``; raises SpecError for an unknown or backward pair."""
-        first = 0 if start is None else self._position(start)
-        last = len(self.spec.units) + 2 if stop is None else self._position(stop)
-        if first > last:
-            raise SpecError(f"cannot run backwards from seam {start} to {stop}")
-        for number in range(first, last):
-            x = self._advance(number, x)
-        return x
-
-    def features(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """What crosses the named seams, in one pass that ends at the last of them."""
-        out, here = dict[str, Tensor](), 0
-        for name in sorted(set(names), key=self._position):
-            for number in range(here, self._position(name)):
-                x = self._advance(number, x)
-            out[name], here = x, self._position(name)
-        return {name: out[name] for name in names}
-
-    def roles(self) -> dict[str, Role]:
-        """The role of every parameter; there are no residual branches."""
-        ends = {f"{UNIT.format(0)}.conv": "input", CLASSIFIER: "readout"}
-        roles = {}
-        for path, module in self.named_modules():
-            for name, parameter in module.named_parameters(path, recurse=False):
-                if isinstance(module, nn.BatchNorm2d):
-                    kind: Any = "norm"
-                else:
-                    kind = "bias" if parameter.ndim == 1 else ends.get(path, "hidden")
-                roles[name] = Role(kind, -1, parameter[0].numel(), 0)
-        return roles
-
-    def deploy(self) -> SimpleNetBackbone:
-        """Itself: nothing in it serves training alone."""
-        return self
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the inputs of units for the backward pass and compute the rest again."""
-        self.checkpointing = enable
-
-    def _position(self, name: str) -> int:
-        if name not in self._after:
-            raise SpecError(unknown("seam", name, self._after))
-        return self._after[name]
-
-    def _advance(self, number: int, x: Tensor) -> Tensor:
-        if number == len(self.spec.units):
+    def step(self, number: int, x: Tensor) -> Tensor:
+        """A unit, the pooling or the classifier."""
+        units = len(self.spec.units)
+        if number < units:
+            return self._block(UNIT.format(number), x)
+        if number == units:
             return F.adaptive_max_pool2d(x, 1).flatten(1)
-        if number > len(self.spec.units):
-            if self.spec.dropout and self.training:
-                x = F.dropout(x, self.spec.dropout)
-            return self.get_submodule(CLASSIFIER)(x)  # type: ignore[no-any-return]
-        unit = self.get_submodule(UNIT.format(number))
-        return checkpointed(unit, x) if self.checkpointing and self.training else unit(x)
+        if self.spec.dropout and self.training:
+            x = F.dropout(x, self.spec.dropout)
+        return self.get_submodule(CLASSIFIER)(x)  # type: ignore[no-any-return]
 
 
 def _unit_seams(spec: SimpleNet) -> Iterator[Seam]:
