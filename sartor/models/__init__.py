@@ -8,6 +8,7 @@ KINDS = {
     "sartor.models.vision.resnext": ("aggregated",),
     "sartor.models.vision.res2net": ("multi_scale",),
     "sartor.models.vision.simplenet": ("simplenet", "plain_unit"),
+    "sartor.models.vision.dla": ("dla",),
     "sartor.models.vision.preact_resnet": (
         "preact_unit",
         "identity_shortcut",

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sartor.core.errors import SpecError, unknown
-from sartor.core.protocols import Role
 from sartor.core.seams import Port, Seam, Signature
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
@@ -352,6 +351,8 @@ class AnyNetBackbone(Stepwise):
         self.steps = ("stem", *self._blocks, *neck, "pool", "head")
         self.seams = _seams(spec, self.steps[:-1])
         self.taps = tuple(f"{name}.branch" for name in self._blocks)
+        self.ends = {spec.first_conv: "input", NAMES[spec.names].head: "readout"}
+        self.branches = [path for name, path in self._blocks.items() if self._block(name).residual]
 
     def initialise(self) -> None:
         """Called when the weights are drawn: zero residual branches if the spec says so, enlarge a scaled readout."""
@@ -361,26 +362,6 @@ class AnyNetBackbone(Stepwise):
             for name in self._blocks:
                 if self._block(name).residual:
                     self._block(name).zero_branch()
-
-    def roles(self) -> dict[str, Role]:
-        """The role of every parameter, for parametrisations and weight-decay groups."""
-        residual = [path for name, path in self._blocks.items() if self._block(name).residual]
-        owner = {
-            name: number
-            for number, path in enumerate(residual)
-            for name, _ in self.get_submodule(path).named_modules(prefix=path)
-        }
-        ends = {self.spec.first_conv: "input", NAMES[self.spec.names].head: "readout"}
-        roles = {}
-        for path, module in self.named_modules():
-            for name, parameter in module.named_parameters(path, recurse=False):
-                fan_in = parameter[0].numel()
-                if isinstance(module, nn.BatchNorm2d):
-                    kind: Any = "norm"
-                else:
-                    kind = "bias" if parameter.ndim == 1 else ends.get(path, "hidden")
-                roles[name] = Role(kind, owner.get(path, -1), fan_in, len(residual))
-        return roles
 
     def deploy(self) -> AnyNetBackbone:
         """Itself, or with factors other than 1 a copy that has them in its weights, if all blocks allow it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
 from sartor.core.errors import SpecError, unknown
+from sartor.core.protocols import Role
 from sartor.core.seams import Seam
 
 
@@ -15,13 +16,16 @@ class Stepwise(nn.Module):
     """``steps`` are applied one after another by ``advance``; seams have the names of the steps they come after.
 
     The last step is the head, after which there is none. ``taps`` are named ``STEP.PART``: what a residual step adds,
-    which ``advance_tapped`` gives beside its output. Subclasses set ``spec``, ``steps``, ``seams`` and ``taps``.
+    which ``advance_tapped`` gives beside its output. ``ends`` are the modules that read the image and give the logits,
+    ``branches`` those whose output is added to a shortcut, in order. Subclasses set these.
     """
 
     spec: Any
     steps: tuple[str, ...]
     seams: tuple[Seam, ...]
     taps: tuple[str, ...] = ()
+    ends: Mapping[str, Literal["input", "readout"]]
+    branches: Sequence[str] = ()
     checkpointing = False
 
     if TYPE_CHECKING:
@@ -64,6 +68,23 @@ class Stepwise(nn.Module):
                 x = self.advance(step, x)
             out[step] = x
         return {name: out[name] for name in names}
+
+    def roles(self) -> dict[str, Role]:
+        """The role of every parameter, for parametrisations and weight-decay groups."""
+        owner = {
+            name: number
+            for number, path in enumerate(self.branches)
+            for name, _ in self.get_submodule(path).named_modules(prefix=path)
+        }
+        roles = {}
+        for path, module in self.named_modules():
+            for name, parameter in module.named_parameters(path, recurse=False):
+                if isinstance(module, nn.BatchNorm2d):
+                    kind: Any = "norm"
+                else:
+                    kind = "bias" if parameter.ndim == 1 else self.ends.get(path, "hidden")
+                roles[name] = Role(kind, owner.get(path, -1), parameter[0].numel(), len(self.branches))
+        return roles
 
     def deploy(self) -> Any:
         """Itself: nothing in it serves training alone."""

@@ -1,7 +1,8 @@
 """Optimisers: each is a frozen rule of plain values; ``Optimiser`` applies one to groups of parameters.
 
 PyTorch's own optimiser classes import its compiler when they are made, which takes as long as PyTorch itself. The
-updates of SGD and AdamW are PyTorch's fused functions; LAMB and TensorFlow's RMSprop are operations on lists.
+updates of SGD and AdamW are PyTorch's fused functions; LAMB, Adadelta and TensorFlow's RMSprop are
+operations on lists.
 """
 
 from __future__ import annotations
@@ -178,6 +179,30 @@ class RMSpropTF(Rule):
         torch._foreach_mul_(momenta, self.momentum)
         torch._foreach_add_(momenta, steps, alpha=lr)
         torch._foreach_sub_(parameters, momenta)
+
+
+@spec_kind
+@dataclass(frozen=True)
+class Adadelta(Rule):
+    """Steps in units of the parameters (Zeiler 2012): gradients times the ratio of two running roots of squares."""
+
+    kind: ClassVar[str] = "adadelta"
+    rho: float = 0.9
+    eps: float = 1e-3
+
+    def update(self, state: State, parameters: Tensors, gradients: Tensors, lr: float, decay: float) -> None:
+        """One step; weight decay is added to the gradient."""
+        if decay:
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
+        squares, travelled = _kept(state, parameters, "square_avg"), _kept(state, parameters, "acc_delta")
+        torch._foreach_mul_(squares, self.rho)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - self.rho)
+        steps = torch._foreach_sqrt(torch._foreach_add(travelled, self.eps))
+        torch._foreach_div_(steps, torch._foreach_sqrt(torch._foreach_add(squares, self.eps)))
+        torch._foreach_mul_(steps, gradients)
+        torch._foreach_mul_(travelled, self.rho)
+        torch._foreach_addcmul_(travelled, steps, steps, 1.0 - self.rho)
+        torch._foreach_add_(parameters, steps, alpha=-lr)
 
 
 def _kept(state: State, parameters: Tensors, name: str, start: float = 0.0) -> Tensors:

@@ -20,7 +20,7 @@ from sartor.core.spec import Json, digest, from_json, spec_kind, to_json
 from sartor.training.augment.pipeline import Augment
 from sartor.training.losses.classification import BinaryCrossEntropy, CrossEntropy
 from sartor.training.losses.semantic import MultiLabel, SemanticSoftmax, TreeLoss
-from sartor.training.optimisers import SGD, AdamW, Lamb, RMSpropTF
+from sartor.training.optimisers import SGD, Adadelta, AdamW, Lamb, RMSpropTF
 from sartor.training.parametrization import DepthMup, Standard
 from sartor.training.schedules import Constant, Cosine, StableDecay, Steps
 
@@ -47,7 +47,7 @@ class Recipe:
     name: str = "custom"
     epochs: float = 100.0
     batch: int = 128
-    optimiser: SGD | AdamW | Lamb | RMSpropTF = field(default_factory=SGD)
+    optimiser: SGD | AdamW | Lamb | RMSpropTF | Adadelta = field(default_factory=SGD)
     lr: float = 0.1
     lr_batch: int = 128
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"

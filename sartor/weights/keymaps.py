@@ -28,6 +28,7 @@ class KeyMap:
     layers: Mapping[str, str] = field(default_factory=dict, hash=False)
     bgr: bool = False
     sequence: str = ""
+    unused: str = "(?!)"
 
     def rename(self, key: str) -> str:
         """Our key for a foreign one; a layer that is not in the map keeps its name."""
@@ -43,7 +44,7 @@ class KeyMap:
         """The tensors under our keys."""
         if self.sequence:
             state = self._in_turn(state)
-        return {self.rename(key): tensor for key, tensor in state.items()}
+        return {self.rename(key): tensor for key, tensor in state.items() if not re.match(self.unused, key)}
 
     def _in_turn(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Layers of the sequence as units: each convolution starts one, other layers are norms of the last."""

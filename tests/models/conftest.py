@@ -27,7 +27,13 @@ def thin():
         units = tuple(replace(unit, width=width(unit.width)) for unit in spec.units)
         return spec.replace(units=units, size=(32, 32) if spec.size == (32, 32) else (64, 64))
 
+    def thin_trees(spec):
+        blocks = tuple(replace(b, inner=width(b.inner // b.groups, least=1) * b.groups) for b in spec.blocks)
+        return spec.replace(widths=tuple(map(width, spec.widths)), blocks=blocks, size=(48, 48))
+
     def thin_spec(spec):
+        if spec.kind == "dla":
+            return thin_trees(spec)
         if spec.kind == "simplenet":
             return thin_plain(spec)
         if spec.kind in SMALL:

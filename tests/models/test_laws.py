@@ -29,18 +29,12 @@ def test_full_networks(name, thin):
     check_backbone(spec.replace(size=(side, side)))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet18",
-        "resnext50_32x4d",
-        "resnetv2_50",
-        "wrn40_2_b131_cifar",
-        "regnety_032",
-        "residual_mlp4_64",
-        "resnetrs50",
-        "seres2net50_26w_4s",
-    ],
-)
+SCALED = (
+    "resnet18", "resnext50_32x4d", "resnetv2_50", "wrn40_2_b131_cifar", "regnety_032", "residual_mlp4_64", "resnetrs50",
+    "seres2net50_26w_4s",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCALED)
 def test_factors_on_branches_and_readout(name, thin):
     check_backbone(thin(spec_of(name)).replace(branch_scale=0.3, readout_scale=0.5))

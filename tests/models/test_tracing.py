@@ -35,6 +35,7 @@ NAMES = [
     "res2net50d",
     "seres2net50_26w_4s",
     "simplenet_cifar_310k",
+    "dla60_res2net",
     "simplenet_caffe_310k",
     "deit_tiny_patch16_224",
     "swin_tiny_patch4_window7_224",

@@ -1,4 +1,7 @@
-"""timm's Res2Nets: strict loading and equal logits; keys and shapes alone of those that are deeper or wider."""
+"""timm's Res2Nets, DLA-60 among their frames: strict loading and equal logits.
+
+Of those that are deeper or wider keys and shapes alone, unless slow tests are wanted.
+"""
 
 import re
 
@@ -11,9 +14,11 @@ from sartor.testing.backbones import randomise_norms
 NAMES = (
     *("res2net50_48w_2s", "res2net50_26w_4s", "res2net50_14w_8s", "res2net50_26w_6s", "res2net50_26w_8s"),
     *("res2net101_26w_4s", "res2next50", "res2net50d", "res2net101d"),
+    *("dla60", "dla60_res2net", "dla60_res2next"),
 )
-QUICK = ("res2net50_26w_4s", "res2next50", "res2net50d")
+QUICK = ("res2net50_26w_4s", "res2next50", "res2net50d", "dla60_res2net", "dla60_res2next")
 SIDES = (97, 224)
+DLA_SIDES = (96, 160)  # timm's takes multiples of 32 alone
 
 
 def images(side, batch=1):
@@ -38,11 +43,13 @@ def test_logits(timm, name):
     ours = build(spec_of(name), device="meta").eval()
     theirs = theirs.double()
     ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
-    for side in SIDES:
+    sides = DLA_SIDES if name.startswith("dla") else SIDES
+    for side in sides:
         expected = theirs(images(side).double())
         assert expected.std() > 0.1
         assert (ours(images(side).double()) - expected).abs().max() < 1e-5
-    x, expected = images(SIDES[0]), theirs.float()(images(SIDES[0]))
+    x = images(sides[0])
+    expected = theirs.float()(x)
     assert (ours.float()(x) - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
@@ -74,6 +81,7 @@ def test_training_steps_are_equal(timm):
 
 
 def test_every_variant_of_timm_is_here(timm):
-    named = re.compile(r"res2ne[tx]t?\d+(d|_\d+w_\d+s)?")
-    assert {name for name in timm.list_models("res2*") if named.fullmatch(name)} == set(NAMES)
+    named = re.compile(r"res2ne[tx]t?\d+(d|_\d+w_\d+s)?|dla60(_res2ne[tx]t?)?")
+    known = [*timm.list_models("res2*"), *timm.list_models("dla*")]
+    assert {name for name in known if named.fullmatch(name)} == set(NAMES)
     assert set(NAMES) <= set(list_models())

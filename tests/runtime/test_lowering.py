@@ -13,7 +13,7 @@ BLOCKS = (
     "resnet20_cifar", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "resnetv2_50", "preact_resnet110_cifar",
     "wrn16_4_cifar", "regnetx_002", "regnety_002", "resnetrs50", "hardnet39ds", "hardnet68",
     "wrn16_4_cifar", "regnetx_002", "regnety_002", "res2net50d", "seres2next29_6c_24w_4s_cifar",
-    "simplenet_cifar_310k", "simplenet_caffe_310k",
+    "simplenet_cifar_310k", "simplenet_caffe_310k", "dla60_res2next",
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(

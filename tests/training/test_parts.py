@@ -9,7 +9,7 @@ from tiny_training import Images
 
 from sartor.training.feed import Feed
 from sartor.training.losses.classification import BinaryCrossEntropy, CrossEntropy, soft_targets
-from sartor.training.optimisers import SGD, AdamW, Lamb, RMSpropTF
+from sartor.training.optimisers import SGD, Adadelta, AdamW, Lamb, RMSpropTF
 from sartor.training.orders import Repeated, Sequential, Shuffled
 from sartor.training.plan import ObservingSchedule, Stream
 from sartor.training.schedules import Constant, Cosine, Held, Scaled, StableDecay, Steps, Warmup
@@ -185,6 +185,7 @@ class TestOptimisers:
             (SGD(), lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, fused=True)),
             (SGD(0.0, False), lambda groups: torch.optim.SGD(groups, lr=0.1, fused=True)),
             (AdamW(), lambda groups: torch.optim.AdamW(groups, lr=0.1, fused=True)),
+            (Adadelta(0.8), lambda groups: torch.optim.Adadelta(groups, lr=0.1, rho=0.8, eps=1e-3, foreach=True)),
         ],
     )
     def test_they_equal_pytorchs_classes(self, spec, theirs):

@@ -8,7 +8,7 @@ from sartor.core.errors import SpecError
 from sartor.training.augment.pipeline import Augment
 from sartor.training.augment.rand import RandAugment
 from sartor.training.losses.classification import BinaryCrossEntropy
-from sartor.training.optimisers import SGD, AdamW, Lamb
+from sartor.training.optimisers import SGD, Adadelta, AdamW, Lamb
 from sartor.training.quick import quick
 from sartor.training.recipe import Recipe, list_recipes, read_recipe, recipe
 from sartor.training.schedules import Cosine, Steps
@@ -63,6 +63,13 @@ def test_the_papers_own():
         assert (r.epochs, r.batch, r.full_lr(), r.weight_decay) == (epochs, batch, pytest.approx(lr), decay), name
         assert r.decay_all
         assert r.optimiser == SGD(0.9, True)
+    plain = recipe("res2net-imagenet")
+    assert (plain.epochs, plain.batch, plain.full_lr(), plain.weight_decay) == (100, 256, 0.1, 1e-4)
+    assert plain.optimiser == SGD(0.9, False)
+    slow = recipe("simplenet-cifar")
+    assert (slow.epochs, slow.batch, slow.full_lr(), slow.weight_decay) == (540, 100, 0.1, 1e-3)
+    assert slow.optimiser == Adadelta(0.9, 1e-3)
+    assert [round(share * 540 * 500) / 500 for share in slow.schedule.at] == [100, 190, 306, 390, 440]
     assert recipe("wrn-cifar").schedule == Steps((0.3, 0.6, 0.8), 0.2)
     assert recipe("regnet-imagenet").replace(batch=256).full_lr() == pytest.approx(0.2)
     assert recipe("rsb-a2").replace(batch=512).full_lr() == pytest.approx(5e-3 / 2)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from sartor.core.errors import SpecError
-from sartor.core.protocols import Role
 from sartor.core.seams import Port, Seam, Signature
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
@@ -109,9 +108,11 @@ class ResidualMLPBackbone(Stepwise):
     Seams: ``stem`` and ``block1`` …; taps: ``block1.branch`` ….
     """
 
+
     def __init__(self, spec: ResidualMLP) -> None:
         super().__init__()
         self.spec = spec
+        self.ends = {"stem": "input", "head": "readout"}
         self.stem = UnsetLinear(spec.channels * prod(spec.size), spec.width, bias=False)
         self.blocks = nn.ModuleList(MLPBlock(spec) for _ in range(spec.depth))
         self.head = UnsetLinear(spec.width, spec.classes)
@@ -119,6 +120,7 @@ class ResidualMLPBackbone(Stepwise):
         self.steps = ("stem", *names, "head")
         port = (Port("x", "stream", spec.width, "ND", 0),)
         self.seams = (Seam("stem", 0, port), *(Seam(name, 1, port) for name in names))
+        self.branches = [f"blocks.{number}" for number in range(spec.depth)]
         self.taps = tuple(f"{name}.branch" for name in names)
 
     def initialise(self) -> None:
@@ -142,16 +144,6 @@ class ResidualMLPBackbone(Stepwise):
         block = self.blocks[int(step.removeprefix("block")) - 1]
         branch = self.spec.branch_scale * (checkpointed(block, x) if self.checkpointing and self.training else block(x))
         return {f"{step}.branch": branch}, x + branch
-
-    def roles(self) -> dict[str, Role]:
-        """The role of every parameter."""
-        depth, kinds = self.spec.depth, {"stem": "input", "head": "readout"}
-        roles = {}
-        for name, parameter in self.named_parameters():
-            part, *rest = name.split(".")
-            kind: Any = "bias" if parameter.ndim == 1 else kinds.get(part, "hidden")
-            roles[name] = Role(kind, int(rest[0]) if part == "blocks" else -1, parameter[0].numel(), depth)
-        return roles
 
     def deploy(self) -> ResidualMLPBackbone:
         """Itself, or with factors other than 1 a copy that has them in its weights."""

@@ -88,7 +88,7 @@ def shortcut_of(block: Block, kind: Shortcut, x: Tensor) -> Tensor | None:
 
 
 def squeezed(block: Block, branch: Tensor) -> Tensor:
-    """Squeeze-and-excitation (Hu et al. 2018): each channel times a sigmoid of what the block's ``se`` makes of means."""
+    """Squeeze-and-excitation (Hu et al. 2018): channels times a sigmoid of what the block's ``se`` makes of means."""
     gate = block.act(block.se.fc1(branch.mean((2, 3), keepdim=True)))
     return branch * block.se.fc2(gate).sigmoid()  # type: ignore[no-any-return]
 

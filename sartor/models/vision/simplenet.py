@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sartor.core.errors import SpecError
-from sartor.core.protocols import Role
 from sartor.core.seams import Port, Seam, Signature
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
@@ -182,9 +181,11 @@ class SimpleNetBackbone(Stepwise):
     power of two; and ``pool``. There are no taps.
     """
 
+
     def __init__(self, spec: SimpleNet) -> None:
         super().__init__()
         self.spec = spec
+        self.ends = {f"{UNIT.format(0)}.conv": "input", CLASSIFIER: "readout"}
         for number, (unit, w_in) in enumerate(zip(spec.units, spec.widths_in(), strict=True)):
             place(self, UNIT.format(number), PlainUnitModule(unit, w_in, spec.shared))
         place_paths(self, (spec.head_path(),))
@@ -204,19 +205,6 @@ class SimpleNetBackbone(Stepwise):
             return self.get_submodule(CLASSIFIER)(x)  # type: ignore[no-any-return]
         unit = self.get_submodule(self._units[step])
         return checkpointed(unit, x) if self.checkpointing and self.training else unit(x)
-
-    def roles(self) -> dict[str, Role]:
-        """The role of every parameter; there are no residual branches."""
-        ends = {f"{UNIT.format(0)}.conv": "input", CLASSIFIER: "readout"}
-        roles = {}
-        for path, module in self.named_modules():
-            for name, parameter in module.named_parameters(path, recurse=False):
-                if isinstance(module, nn.BatchNorm2d):
-                    kind: Any = "norm"
-                else:
-                    kind = "bias" if parameter.ndim == 1 else ends.get(path, "hidden")
-                roles[name] = Role(kind, -1, parameter[0].numel(), 0)
-        return roles
 
 
 def _unit_seams(spec: SimpleNet) -> Iterator[Seam]:
