@@ -178,6 +178,8 @@ def _read_saved(path: Path, name: str) -> Hierarchy:
         chains = [[ids[i] for i in chain] for chain in data["class_tree_list"]]
         if len(chains) != len(ids) or any(chain[0] != own for chain, own in zip(chains, ids, strict=True)):
             raise ValueError
+    except OSError as error:
+        raise DataError(f"hierarchy {name}: cannot be read ({error.__class__.__name__}); give {_FORMS}") from None
     except Exception:  # whatever a damaged or foreign file makes torch.load raise
         raise DataError(f"hierarchy {name}: holds no class_tree_list with class_description; give {_FORMS}") from None
     words = {own: (str(text),) for own, text in data["class_description"].items()}

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sartor.core.errors import DataError
+from sartor.core.files import replacing
 from sartor.data.hierarchy import Hierarchy
 
 Numbers = NDArray[np.int64]
@@ -110,6 +111,8 @@ def label_tree(hierarchy: Hierarchy, labels: Sequence[str], *, ancestors: bool =
     too, but for one above all; and a leaf above the deepest level gets copies of itself as ancestors, so that all
     leaves share the last level. Raises DataError for a label that the hierarchy lacks, or two of one concept.
     """
+    if not labels:
+        raise DataError(f"{hierarchy.name}: no classes are given to make a tree of")
     concepts = [hierarchy.find(label) for label in labels]
     twice = next((c for c, times in Counter(concepts).items() if times > 1), None)
     if twice is not None:
@@ -149,7 +152,8 @@ def write_tree(tree: LabelTree, path: str | Path, texts: Mapping[str, str] | Non
         "class_tree_list": [tree.chain(c) for c in range(len(tree.classes))],
         "class_description": {name: texts.get(name, name) for name in tree.classes},
     }
-    torch.save(content, path)
+    with replacing(Path(path)) as temporary:
+        torch.save(content, temporary)
 
 
 def _meetings(chains: Sequence[Sequence[str]]) -> list[str]:

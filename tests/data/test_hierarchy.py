@@ -80,9 +80,10 @@ def test_bad_files(name, tmp_path):
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere.tsv: cannot be read \(FileNotFoundError\)"):
-        read_hierarchy(tmp_path / "nowhere.tsv")
+@pytest.mark.parametrize("name", ["nowhere.tsv", "nowhere.pth"])
+def test_a_file_that_is_not_there(name, tmp_path):
+    with pytest.raises(DataError, match=rf"{name}: cannot be read \(FileNotFoundError\)"):
+        read_hierarchy(tmp_path / name)
 
 
 def test_labels_are_ids_or_words(tmp_path):

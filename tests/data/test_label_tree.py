@@ -107,6 +107,8 @@ def test_what_is_no_tree():
     hierarchy = Hierarchy.of([("b", "a"), ("c", "b")])
     with pytest.raises(DataError, match="the classes 'b' and 'B' are one concept, b; merge them"):
         label_tree(hierarchy, ["b", "B"])
+    with pytest.raises(DataError, match="no classes are given"):
+        label_tree(hierarchy, [], ancestors=True)
     with pytest.raises(DataError, match="a tree of 3 classes has no level with more than one"):
         label_tree(hierarchy, ["a", "b", "c"]).levels(include_last=True)
     flat = label_tree(Hierarchy.of([("a", "x"), ("b", "x")]), ["a", "b"])
