@@ -58,14 +58,12 @@ blocks = st.one_of(
     st.builds(XBlock, inner, groups, st.sampled_from([0.0, 0.25]), st.booleans()),
     st.builds(ConvBlock, st.integers(1, 3), st.booleans()),
 )
-stems = st.builds(
-    Stem,
-    st.sampled_from([4, 8]),
-    st.sampled_from([3, 7]),
-    st.sampled_from([1, 2]),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from([(), (6,), (4, 6)]),
+pools = st.sampled_from([False, True, "conv"])
+shapes = st.sampled_from([4, 8]), st.sampled_from([3, 7]), st.sampled_from([1, 2]), pools
+befores = st.sampled_from([(), (6,), (4, 6)])
+stems = st.one_of(
+    st.builds(Stem, *shapes, st.just(False)),
+    st.builds(Stem, *shapes, st.just(True), befores, st.sampled_from([1, 3])),
 )
 
 

@@ -9,7 +9,8 @@ from sartor.core.errors import SpecError
 from sartor.models.network import build, count, spec_of
 from sartor.models.vision.deit import resize_positions
 from sartor.models.vision.swin import Swin, Windows, shift_mask
-from sartor.training.classification import decay_groups
+from sartor.training.classification import groups_for
+from sartor.training.recipe import Recipe
 
 # name: millions of parameters, billions of multiply-adds, millions of activations, as papers and timm publish them
 PUBLISHED = {
@@ -189,7 +190,7 @@ def test_levit_takes_computed_entries_and_other_ends(tmp_path):
 def test_weight_decay_spares_positions_tokens_and_tables():
     for name in SMALL:
         network = build(small(name), device="meta")
-        _, free = decay_groups(0.05, False)({"model": network})
+        _, free = groups_for(Recipe(weight_decay=0.05))({"model": network})
         spared = {id(parameter) for parameter in free.parameters}
         tables = ("cls_token", "pos_embed", "relative_position_bias_table", "attention_biases")
         for key, parameter in network.named_parameters():

@@ -217,7 +217,6 @@ class DLABackbone(Stepwise):
     Seams: ``stem``, ``level0`` … one per level, and ``pool``. There are no taps.
     """
 
-
     def __init__(self, spec: DLA) -> None:
         super().__init__()
         self.spec = spec

@@ -108,7 +108,6 @@ class ResidualMLPBackbone(Stepwise):
     Seams: ``stem`` and ``block1`` …; taps: ``block1.branch`` ….
     """
 
-
     def __init__(self, spec: ResidualMLP) -> None:
         super().__init__()
         self.spec = spec

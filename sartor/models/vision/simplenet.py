@@ -181,7 +181,6 @@ class SimpleNetBackbone(Stepwise):
     power of two; and ``pool``. There are no taps.
     """
 
-
     def __init__(self, spec: SimpleNet) -> None:
         super().__init__()
         self.spec = spec
