@@ -30,6 +30,7 @@ STEP = 1.0  # factors of two by which the best learning rate may move
 RISE = 0.03  # by which the best loss may rise with depth
 NEAR = 0.05  # relative
 SHOWN = 3.0  # losses above it are drawn there
+DIVERGED = 10.0  # losses above it say no more than that
 # act, whether the mean is subtracted, and what a block of unit constant adds to |x|^2 / |x_0|^2, over L
 GROWTHS: tuple[tuple[Nonlinearity, bool, float], ...] = (
     ("identity", False, 1.0),
@@ -109,9 +110,9 @@ def _rows(curves: Mapping[Any, Any], best: Mapping[Any, Any], powers: Sequence[i
 
 
 def _cell(losses: Sequence[float]) -> str:
-    if not np.isfinite(losses).all():
-        return "diverged"
     found = Estimate.of(losses)
+    if not found.mean < DIVERGED:
+        return "diverged"
     return f"{found.mean:.3f}" + (f" ± {found.deviation:.3f}" if found.n > 1 else "")
 
 

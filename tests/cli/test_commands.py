@@ -142,3 +142,15 @@ def test_wrong_input_is_answered_in_one_line(arguments, says, refused, tmp_path,
 def test_the_package_is_the_command():
     said = subprocess.run([sys.executable, "-m", "sartor", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == version("sartor")
+
+
+def test_a_coordinate_check_tells_powers_and_draws(said, tmp_path):
+    out = tmp_path / "check.svg"
+    spec = tmp_path / "mlp.json"
+    spec.write_text('{"kind": "residual-mlp", "width": 16, "depth": 4, "size": [6, 6]}')
+    options = "--depths", 1, 4, "--widths", 1, 2, "--steps", 2, "--seeds", 1, "--out", out
+    lines = said("coord-check", spec, *options).splitlines()
+    powers = {line.split()[0]: float(line.split()[3]) for line in lines if "power" in line.split()[1:2]}
+    assert powers["standard"] > powers["depth-mup"]
+    assert out.read_text().count("times the depth") == 2
+    assert lines[-1] == f"picture  {out}"
