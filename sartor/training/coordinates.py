@@ -103,7 +103,7 @@ def diversity(network: Any, images: Tensor) -> float:
 
 def _residual(network: Any) -> list[str]:
     """The seams after residual blocks."""
-    names = [tap.removesuffix(".branch") for tap in network.taps]
+    names = list(dict.fromkeys(tap.rpartition(".")[0] for tap in network.taps))
     if not names:
         raise SpecError("a coordinate check needs a network with residual blocks")
     return names
