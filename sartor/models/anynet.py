@@ -7,7 +7,7 @@ is the module built from it and ``AnyNet.tally`` its cost, both from the same pa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sartor.core.errors import SpecError, unknown
-from sartor.core.seams import Port, Seam, Signature
+from sartor.core.seams import Port, Seam
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
 from sartor.models.checkpointing import checkpointed
+from sartor.models.image_spec import ImageSpec
 from sartor.models.layers import (
     Conv,
     Layer,
@@ -185,7 +186,7 @@ NAMES: Mapping[str, Names] = {
 
 @spec_kind
 @dataclass(frozen=True, slots=True)
-class AnyNet:
+class AnyNet(ImageSpec):
     """A convolutional classifier. ``size`` is the height and width it is meant for; any size runs.
 
     ``final_norm`` adds normalisation and activation after the last block (pre-activation nets), ``head_width``
@@ -223,20 +224,6 @@ class AnyNet:
         for number, stage in enumerate(self.stages, 1):
             if min(stage.depth, stage.width, stage.stride) < 1:
                 raise SpecError(f"anynet: stage {number} has a depth, width or stride below 1")
-
-    @property
-    def inputs(self) -> Signature:
-        """One image of the size the network is meant for."""
-        return Signature.image(self.channels, *self.size)
-
-    @property
-    def outputs(self) -> Signature:
-        """One logit per class."""
-        return Signature.classes(self.classes)
-
-    def replace(self, **changes: Any) -> AnyNet:
-        """A copy with other fields."""
-        return replace(self, **changes)
 
     def blocks(self) -> Iterator[tuple[int, int, BlockKind, Site]]:
         """Every block, written out: stage and position in it (from 0), kind and site."""

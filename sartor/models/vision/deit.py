@@ -7,17 +7,18 @@ size has its positions resized as timm does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sartor.core.errors import SpecError
-from sartor.core.seams import Port, Seam, Signature
+from sartor.core.seams import Port, Seam
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
+from sartor.models.image_spec import ImageSpec
 from sartor.models.layers import Layer, Path, count_paths, place, place_paths
 from sartor.models.tokens import (
     Attention,
@@ -37,7 +38,7 @@ STD = 0.02
 
 @spec_kind
 @dataclass(frozen=True, slots=True)
-class ViT:
+class ViT(ImageSpec):
     """A Vision Transformer: patches, a class token, ``depth`` pre-normalised blocks, a head on the class token.
 
     ``mlp`` is the hidden width of a block's perceptron over its width. ``size`` is the only height and width the
@@ -66,20 +67,6 @@ class ViT:
         if self.width % self.heads:
             raise SpecError(f"vit: width {self.width} is not a multiple of {self.heads} heads")
         self.grid(self.size)
-
-    @property
-    def inputs(self) -> Signature:
-        """One image of the size the network is meant for."""
-        return Signature.image(self.channels, *self.size)
-
-    @property
-    def outputs(self) -> Signature:
-        """One logit per class."""
-        return Signature.classes(self.classes)
-
-    def replace(self, **changes: Any) -> ViT:
-        """A copy with other fields."""
-        return replace(self, **changes)
 
     def grid(self, size: Size) -> Size:
         """Patches along the height and the width of an image; raises SpecError where they do not cover it."""

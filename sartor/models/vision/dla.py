@@ -6,7 +6,7 @@ State-dict keys are timm's. Projections that the first implementations have and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sartor.core.errors import SpecError
-from sartor.core.seams import Port, Seam, Signature
+from sartor.core.seams import Port, Seam
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
 from sartor.models.anynet import Block, BlockKind, Site
 from sartor.models.checkpointing import checkpointed
+from sartor.models.image_spec import ImageSpec
 from sartor.models.init import Fan
 from sartor.models.layers import Conv, MaxPool, Norm, Path, activation, count_paths, place, place_paths
 from sartor.models.stepwise import Stepwise
@@ -133,7 +134,7 @@ class Tree(nn.Module):
 
 @spec_kind
 @dataclass(frozen=True, slots=True)
-class DLA:
+class DLA(ImageSpec):
     """A 7x7 convolution, two levels of one 3x3 each, one tree per block of ``blocks``, pooling, classifier.
 
     ``widths`` are those of all levels from the 7x7's, which the first plain level keeps; ``depths`` those of the
@@ -158,20 +159,6 @@ class DLA:
             raise SpecError("dla: needs a depth and a block for each tree, and two widths more than trees")
         if min(*self.widths, *self.depths, self.classes, self.channels, *self.size) < 1:
             raise SpecError("dla: needs widths, depths, classes, channels and size of at least 1")
-
-    @property
-    def inputs(self) -> Signature:
-        """One image of the size the network is meant for."""
-        return Signature.image(self.channels, *self.size)
-
-    @property
-    def outputs(self) -> Signature:
-        """One logit per class."""
-        return Signature.classes(self.classes)
-
-    def replace(self, **changes: Any) -> DLA:
-        """A copy with other fields."""
-        return replace(self, **changes)
 
     def plain_path(self) -> Path:
         """The layers before the trees."""

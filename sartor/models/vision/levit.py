@@ -6,7 +6,7 @@ State-dict keys are timm's, those of the deployed form what timm's layers are ca
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from sartor.core.errors import SpecError
-from sartor.core.seams import Port, Seam, Signature
+from sartor.core.seams import Port, Seam
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
+from sartor.models.image_spec import ImageSpec
 from sartor.models.layers import Conv, Layer, Norm, Path, count_paths, place, place_paths
 from sartor.models.tokens import Attention, Dense, Parameters, TokenBlock, TokenNorm, constant_device, join_heads
 from sartor.models.transformer import TransformerBackbone
@@ -44,7 +45,7 @@ class Site(NamedTuple):
 
 @spec_kind
 @dataclass(frozen=True, slots=True)
-class Levit:
+class Levit(ImageSpec):
     """A LeViT. ``widths``, ``depths`` and ``heads`` are by stage; ``key`` is the width of keys, values have twice it.
 
     Every stage but the first begins with a block more, whose attention halves the grid (values of 4 times ``key``,
@@ -83,20 +84,6 @@ class Levit:
         if self.fused and self.distilled:
             raise SpecError("levit: a fused network has one classifier; say distilled = false")
         self.grid(self.size)
-
-    @property
-    def inputs(self) -> Signature:
-        """One image of the size the network is meant for."""
-        return Signature.image(self.channels, *self.size)
-
-    @property
-    def outputs(self) -> Signature:
-        """One logit per class."""
-        return Signature.classes(self.classes)
-
-    def replace(self, **changes: Any) -> Levit:
-        """A copy with other fields."""
-        return replace(self, **changes)
 
     def grid(self, size: Size) -> Size:
         """The stem's map of an image; raises SpecError for sides that are not multiples of its stride."""

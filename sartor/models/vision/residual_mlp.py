@@ -6,18 +6,19 @@ MS subtracts the mean over the coordinates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sartor.core.errors import SpecError
-from sartor.core.seams import Port, Seam, Signature
+from sartor.core.seams import Port, Seam
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
 from sartor.models.checkpointing import checkpointed
+from sartor.models.image_spec import ImageSpec
 from sartor.models.layers import UnsetLinear
 from sartor.models.stepwise import Stepwise
 
@@ -27,7 +28,7 @@ NONLINEARITIES = {"relu": torch.relu, "abs": torch.abs, "identity": torch.clone}
 
 @spec_kind
 @dataclass(frozen=True, slots=True)
-class ResidualMLP:
+class ResidualMLP(ImageSpec):
     """``depth`` residual blocks of ``layers`` matrices each, all ``width`` wide.
 
     A block of one layer adds MS(act(W x)); one of more adds W_k act( ... act(W_1 x)), without MS. ``center`` False
@@ -54,20 +55,6 @@ class ResidualMLP:
     def __post_init__(self) -> None:
         if min(self.width, self.depth, self.layers, self.classes, self.channels, *self.size) < 1:
             raise SpecError("residual-mlp: width, depth, layers, classes, channels and size must be at least 1")
-
-    @property
-    def inputs(self) -> Signature:
-        """One image of the only size it takes."""
-        return Signature.image(self.channels, *self.size)
-
-    @property
-    def outputs(self) -> Signature:
-        """One logit per class."""
-        return Signature.classes(self.classes)
-
-    def replace(self, **changes: Any) -> ResidualMLP:
-        """A copy with other fields."""
-        return replace(self, **changes)
 
     def tally(self, size: Size | None = None, convention: Convention = "sartor") -> Tally:
         """Counted cost for one image; raises SpecError for another size than the spec's."""

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sartor.core.errors import SpecError
-from sartor.core.seams import Port, Seam, Signature
+from sartor.core.seams import Port, Seam
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
 from sartor.models.checkpointing import checkpointed
+from sartor.models.image_spec import ImageSpec
 from sartor.models.init import Fan
 from sartor.models.layers import Conv, Layer, Linear, MaxPool, Norm, Path, activation, count_paths, place, place_paths
 from sartor.models.stepwise import Stepwise
@@ -99,7 +100,7 @@ class PlainUnitModule(nn.Module):
 
 @spec_kind
 @dataclass(frozen=True, slots=True)
-class SimpleNet:
+class SimpleNet(ImageSpec):
     """Units in a row, the maximum over the remaining map, dropout (``dropout``) and a classifier.
 
     ``map_dropout`` drops whole maps of units instead of single values; ``ceil`` rounds sizes of pooled maps up.
@@ -126,20 +127,6 @@ class SimpleNet:
         for number, unit in enumerate(self.units, 1):
             if min(unit.width, unit.kernel, unit.stride) < 1:
                 raise SpecError(f"simplenet: unit {number} has a width, kernel or stride below 1")
-
-    @property
-    def inputs(self) -> Signature:
-        """One image of the size the network is meant for."""
-        return Signature.image(self.channels, *self.size)
-
-    @property
-    def outputs(self) -> Signature:
-        """One logit per class."""
-        return Signature.classes(self.classes)
-
-    def replace(self, **changes: Any) -> SimpleNet:
-        """A copy with other fields."""
-        return replace(self, **changes)
 
     @property
     def shared(self) -> Shared:

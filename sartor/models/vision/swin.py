@@ -7,17 +7,18 @@ the shift, as timm does; where a map is no larger than the window, the window is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sartor.core.errors import SpecError
-from sartor.core.seams import Port, Seam, Signature
+from sartor.core.seams import Port, Seam
 from sartor.core.spec import spec_kind
 from sartor.cost.counters import Convention, Size, Tally
+from sartor.models.image_spec import ImageSpec
 from sartor.models.layers import Layer, Path, count_paths, place, place_paths
 from sartor.models.tokens import Attention, Dense, LayerNorm, Parameters, Patches, TokenBlock, constant_device
 from sartor.models.transformer import TransformerBackbone
@@ -54,7 +55,7 @@ class Site(NamedTuple):
 
 @spec_kind
 @dataclass(frozen=True, slots=True)
-class Swin:
+class Swin(ImageSpec):
     """A Swin Transformer: widths ``width`` times 1, 2, 4 ...; every stage but the first merges 2x2 tokens first.
 
     ``depths`` and ``heads`` are by stage, ``mlp`` is the hidden width of a block's perceptron over its width. ``size``
@@ -88,20 +89,6 @@ class Swin:
             if self.width * 2**stage % heads:
                 raise SpecError(f"swin: width {self.width * 2**stage} is not a multiple of {heads} heads")
         self.grid(self.size, 0)
-
-    @property
-    def inputs(self) -> Signature:
-        """One image of the size the network is meant for."""
-        return Signature.image(self.channels, *self.size)
-
-    @property
-    def outputs(self) -> Signature:
-        """One logit per class."""
-        return Signature.classes(self.classes)
-
-    def replace(self, **changes: Any) -> Swin:
-        """A copy with other fields."""
-        return replace(self, **changes)
 
     def grid(self, size: Size, stage: int) -> Size:
         """The map of a stage for an image; raises SpecError where the patches do not cover the image."""
