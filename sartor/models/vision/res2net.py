@@ -17,7 +17,7 @@ from sartor.core.errors import SpecError
 from sartor.core.spec import spec_kind
 from sartor.models.anynet import AnyNet, Block, Site, Stage, Stem
 from sartor.models.layers import AvgPool, Conv, Layer, Norm, Path
-from sartor.models.vision.resnet import Shortcut, shortcut_of, shortcut_path, squeezed
+from sartor.models.vision.resnet import Shortcut, gate_path, shortcut_of, shortcut_path, squeezed
 
 
 @spec_kind
@@ -70,12 +70,7 @@ class MultiScale:
         if site.changes and convs < self.scale:
             paths.append(Path({"pool": AvgPool(3, site.stride, 1)}))
         if self.se:
-            squeezed = max(1, round(self.se * site.w_out))
-            gate: dict[str, Layer] = {
-                "se.fc1": Conv(site.w_out, squeezed, 1, bias=True),
-                "se.fc2": Conv(squeezed, site.w_out, 1, bias=True),
-            }
-            paths.append(Path(gate, pooled=True))
+            paths.append(gate_path(site.w_out, max(1, round(self.se * site.w_out))))
         return *paths, *shortcut_path(self.shortcut, site)
 
     def build(self, site: Site, act: str) -> Block:

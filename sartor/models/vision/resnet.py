@@ -87,6 +87,11 @@ def shortcut_of(block: Block, kind: Shortcut, x: Tensor) -> Tensor | None:
     return padded_identity(x, block.site)
 
 
+def gate_path(width: int, inner: int) -> Path:
+    """The layers of squeeze-and-excitation on ``width`` channels, by way of ``inner``."""
+    return Path({"se.fc1": Conv(width, inner, 1, bias=True), "se.fc2": Conv(inner, width, 1, bias=True)}, pooled=True)
+
+
 def squeezed(block: Block, branch: Tensor) -> Tensor:
     """Squeeze-and-excitation (Hu et al. 2018): channels times a sigmoid of what the block's ``se`` makes of means."""
     gate = block.act(block.se.fc1(branch.mean((2, 3), keepdim=True)))
@@ -129,13 +134,8 @@ class Bottleneck:
             "conv3": Conv(self.inner, site.w_out, 1),
             "bn3": Norm(site.w_out),
         }
-        squeezed = max(1, int(site.w_out * self.se))
-        gate: dict[str, Layer] = {
-            "se.fc1": Conv(site.w_out, squeezed, 1, bias=True),
-            "se.fc2": Conv(squeezed, site.w_out, 1, bias=True),
-        }
-        paths = [Path(branch), *shortcut_path(self.shortcut, site)]
-        return tuple([*paths, Path(gate, pooled=True)] if self.se else paths)
+        paths = Path(branch), *shortcut_path(self.shortcut, site)
+        return (*paths, gate_path(site.w_out, max(1, int(site.w_out * self.se)))) if self.se else paths
 
     def build(self, site: Site, act: str) -> Block:
         """The module."""
