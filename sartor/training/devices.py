@@ -7,7 +7,9 @@ precision for the whole process, while one process of ours trains networks in di
 
 from __future__ import annotations
 
+import atexit
 import os
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 
 from sartor.core.errors import TrainingError
 from sartor.training.plan import Numerics
+
+GLOO_FREES_WITHIN = 0.2  # seconds; a time slice on a busy machine is a tenth of it
 
 
 @dataclass
@@ -111,7 +115,20 @@ def find_place(device: str | None = None) -> Place:
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=wanted == "cpu")
+    atexit.register(leave_group)
     return SeveralPlaces(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
+
+
+def leave_group() -> None:
+    """Ends the group of processes while Python still stands.
+
+    Gloo's threads free the tensors of the last exchange, and need the interpreter for it: if it is gone by then, the
+    process aborts (signal 6) after all its work was done. A group that DDP has used is not freed when it is
+    destroyed, so its threads are not joined: they are given the interpreter for a moment.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        time.sleep(GLOO_FREES_WITHIN)
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
