@@ -89,14 +89,21 @@ class Trials:
         }
 
 
-def run_trials(specs: Mapping[str, Any], recipe: Recipe | Mapping[str, Recipe], conditions: Conditions) -> Trials:
+def run_trials(
+    specs: Mapping[str, Any],
+    recipe: Recipe | Mapping[str, Recipe],
+    conditions: Conditions,
+    data: CifarSubset | None = None,
+) -> Trials:
     """Train every variant with every seed by the recipe, or its own; what an earlier run has measured is read.
 
+    ``data`` is another subset than that of the conditions, but for a quick run.
     Raises DataError without the data, TrainingError if a worker dies.
     """
     recipes = dict.fromkeys(specs, recipe) if isinstance(recipe, Recipe) else recipe
+    subset = conditions.data if data is None or conditions.quick else data
     trials = [
-        Trial(variant, spec, conditions.trained_by(recipes[variant]), conditions.data, seed)
+        Trial(variant, spec, conditions.trained_by(recipes[variant]), subset, seed)
         for seed in range(1 if conditions.quick else conditions.seeds)
         for variant, spec in specs.items()
     ]
@@ -105,7 +112,7 @@ def run_trials(specs: Mapping[str, Any], recipe: Recipe | Mapping[str, Recipe], 
     records = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
     waiting = [trial for trial in trials if trial.name not in records]
     if waiting:
-        opened(conditions.data)  # says what is wrong with the data before workers are started
+        opened(subset)  # says what is wrong with the data before workers are started
     with training_workers(min(conditions.workers, len(waiting))) as pool:
         ended = (
             (f.result() for f in as_completed([pool.submit(measured, t) for t in waiting]))

@@ -97,7 +97,7 @@ def plan_for(
         raise TrainingError(f"the recipe {recipe.name} asks for a network built from spec_for(recipe, spec, classes)")
     loss, tree = _placed_loss(recipe, classes)
     device = next(backbone.parameters()).device
-    order = Repeated(recipe.repeats) if recipe.repeats > 1 else Shuffled()
+    order = Repeated(recipe.repeats, recipe.repeat_block) if recipe.repeats > 1 else Shuffled()
     stream = Stream(examples, order, recipe.batch, 0 if device.type == "cpu" else GPU_WORKERS)
     modules = {"model": Member(backbone)}
     if recipe.ema:
@@ -112,6 +112,7 @@ def plan_for(
                 groups_for(recipe),
                 recipe.optimiser,
                 clip=recipe.clip,
+                clip_by=recipe.clip_by,
                 accumulate=recipe.accumulate,
             )
         ],
@@ -146,23 +147,30 @@ def groups_for(recipe: Recipe) -> Groups:
     """Groups of the parameters of ``model`` by their roles.
 
     Norms, biases and embeddings decay only with ``decay_all``. The parametrization's factors on the learning rate
-    divide the decay, so that weights shrink at one rate.
+    divide the decay, so that weights shrink at one rate. The classifier is spared from clipping unit by unit.
     """
 
     def groups(modules: Modules) -> Sequence[Group]:
         model = modules["model"]
         roles: Mapping[str, Role] = model.roles()  # type: ignore[operator]
         factors = recipe.parametrization.lr_factors(roles, recipe.optimiser)
-        found: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        ends = _classifiers(roles) if recipe.clip_by == "unit" else ()
+        found: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             free = roles[name].kind in _FREE and not recipe.decay_all
-            found.setdefault((free, factors[name]), []).append(parameter)
+            found.setdefault((free, factors[name], name not in ends), []).append(parameter)
         return [
-            Group(found[free, factor], factor, 0.0 if free else recipe.weight_decay / factor)
-            for free, factor in sorted(found)
+            Group(found[free, factor, clipped], factor, 0.0 if free else recipe.weight_decay / factor, clipped)
+            for free, factor, clipped in sorted(found)
         ]
 
     return groups
+
+
+def _classifiers(roles: Mapping[str, Role]) -> set[str]:
+    """The weights and biases of the layers that give the logits."""
+    ends = {name.removesuffix(".weight") for name, role in roles.items() if role.kind == "readout"}
+    return {f"{end}.{kind}" for end in ends for kind in ("weight", "bias")}
 
 
 def schedule_for(recipe: Recipe, steps_per_epoch: int) -> Schedule:

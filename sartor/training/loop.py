@@ -22,6 +22,7 @@ from sartor.core.rng import seed_of
 from sartor.core.spec import Json
 from sartor.training.averaging import Average
 from sartor.training.checkpoint import Contents, prepare, read_facts, read_tensors, write_checkpoint
+from sartor.training.clipping import clip_gradients
 from sartor.training.devices import Place, find_place, to_device
 from sartor.training.feed import Feed
 from sartor.training.history import History
@@ -152,7 +153,7 @@ class _Training:
         self.plan.hooks.after_backward(self.modules, context)
         if turn.clip:
             self.scaler.unscale_(optimiser)
-            torch.nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], turn.clip)
+            clip_gradients(optimiser.param_groups, turn.clip, turn.clip_by)
         rate = context.value(turn.lr)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["lr_factor"]
@@ -291,6 +292,4 @@ class _Training:
 
 def _optimiser(turn: Turn, modules: Mapping[str, nn.Module]) -> Stepper:
     groups = [g for g in turn.groups(modules) if g.parameters]
-    return turn.optimiser(
-        [{"params": list(g.parameters), "weight_decay": g.weight_decay, "lr_factor": g.lr_factor} for g in groups]
-    )
+    return turn.optimiser([g.table() for g in groups])

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
@@ -108,12 +109,33 @@ class AdamW(Rule):
 
 @spec_kind
 @dataclass(frozen=True)
+class Adam(Rule):
+    """Adam as first published (Kingma and Ba 2015), whose weight decay is a part of the gradient."""
+
+    kind: ClassVar[str] = "adam"
+    normalised: ClassVar[bool | None] = True
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def update(self, state: State, parameters: Tensors, gradients: Tensors, lr: float, decay: float) -> None:
+        """One step; weight decay is added to the gradient."""
+        first, second = _kept(state, parameters, "exp_avg"), _kept(state, parameters, "exp_avg_sq")
+        steps = [state[p].setdefault("step", torch.zeros((), device=p.device)) for p in parameters]
+        adam(
+            parameters, gradients, first, second, [], steps, fused=True, foreach=False, amsgrad=False,
+            beta1=self.betas[0], beta2=self.betas[1], lr=lr, weight_decay=decay, eps=self.eps, maximize=False,
+        )  # fmt: skip
+
+
+@spec_kind
+@dataclass(frozen=True)
 class Lamb(Rule):
     """Layer-wise adaptive moments (You et al. 2020) in timm's variant.
 
     All gradients are first divided by max(1, global norm / max_grad_norm). With Adam's bias-corrected moments the
     update is u = m / (sqrt(v) + eps) + decay w; parameters with a weight decay (or all, ``always_adapt``) scale it by
-    the trust ratio |w| / |u|, which is 1 where a norm is 0 and at most 1 with ``trust_clip``.
+    the trust ratio |w| / |u|, which is 1 where a norm is 0 and at most 1 with ``trust_clip``. ``decoupled`` shrinks w
+    by lr decay before instead of adding decay w; without ``averaging`` m sums whole gradients.
     """
 
     kind: ClassVar[str] = "lamb"
@@ -122,6 +144,9 @@ class Lamb(Rule):
     max_grad_norm: float = 1.0
     trust_clip: bool = False
     always_adapt: bool = False
+    decoupled: bool = False
+    bias_correction: bool = True
+    averaging: bool = True
 
     def gradient_scale(self, gradients: Tensors) -> Tensor | None:
         """max(1, global norm / max_grad_norm)."""
@@ -135,15 +160,21 @@ class Lamb(Rule):
         beta1, beta2 = self.betas
         first, second = _kept(state, parameters, "exp_avg"), _kept(state, parameters, "exp_avg_sq")
         step = state[parameters[0]].setdefault("step", torch.zeros(())).add_(1.0).item()
-        torch._foreach_lerp_(first, gradients, 1.0 - beta1)
+        if self.averaging:
+            torch._foreach_lerp_(first, gradients, 1.0 - beta1)
+        else:
+            torch._foreach_mul_(first, beta1)
+            torch._foreach_add_(first, gradients)
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, gradients, gradients, 1.0 - beta2)
         below = torch._foreach_sqrt(second)
-        torch._foreach_div_(below, (1.0 - beta2**step) ** 0.5)
+        torch._foreach_div_(below, (1.0 - beta2**step) ** 0.5 if self.bias_correction else 1.0)
         torch._foreach_add_(below, self.eps)
-        updates = torch._foreach_div(first, 1.0 - beta1**step)
+        updates = torch._foreach_div(first, 1.0 - beta1**step if self.bias_correction else 1.0)
         torch._foreach_div_(updates, below)
-        if decay:
+        if decay and self.decoupled:
+            torch._foreach_mul_(parameters, 1.0 - lr * decay)
+        elif decay:
             torch._foreach_add_(updates, parameters, alpha=decay)
         if decay or self.always_adapt:
             torch._foreach_mul_(updates, self._trust(parameters, updates).unbind())

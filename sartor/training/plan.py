@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sartor.core.errors import TrainingError
 from sartor.core.rng import generator
 from sartor.core.spec import Json, digest
+from sartor.training.clipping import Clip
 
 if TYPE_CHECKING:
     import torch
@@ -67,11 +68,20 @@ class Stream:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a factor on the learning rate and a weight decay."""
+    """Parameters that share a factor on the learning rate and a weight decay.
+
+    ``clipped`` says whether a bound on single units ("unit") is meant for them too.
+    """
 
     parameters: Sequence[nn.Parameter]
     lr_factor: float = 1.0
     weight_decay: float = 0.0
+    clipped: bool = True
+
+    def table(self) -> dict[str, Any]:
+        """What an optimiser is given of it."""
+        rest = {"lr_factor": self.lr_factor, "weight_decay": self.weight_decay, "clipped": self.clipped}
+        return {"params": list(self.parameters), **rest}
 
 
 class Loss(Protocol):
@@ -104,9 +114,11 @@ OptimiserOf = Callable[[list[dict[str, Any]]], Stepper]
 
 @dataclass(frozen=True)
 class Turn:
-    """One update of some parameters in every step; ``clip`` bounds the global gradient norm (0: no bound).
+    """One update of some parameters in every step.
 
-    ``accumulate`` splits the batch in so many parts whose gradients are averaged; ``lr`` names the schedule.
+    ``clip`` bounds the norm of all gradients or, with ``clip_by`` "unit", that of each unit's as a share of its
+    weights' (0: no bound). ``accumulate`` splits the batch in so many parts whose gradients are averaged; ``lr``
+    names the schedule.
     """
 
     loss: Loss
@@ -115,6 +127,7 @@ class Turn:
     stream: str = "train"
     lr: str = "lr"
     clip: float = 0.0
+    clip_by: Clip = "norm"
     accumulate: int = 1
 
 

@@ -18,11 +18,12 @@ from typing import Any, ClassVar, Literal
 from sartor.core.errors import SpecError, unknown
 from sartor.core.spec import Json, digest, from_json, spec_kind, to_json
 from sartor.training.augment.pipeline import Augment
+from sartor.training.clipping import Clip
 from sartor.training.losses.classification import BinaryCrossEntropy, CrossEntropy
 from sartor.training.losses.semantic import MultiLabel, SemanticSoftmax, TreeLoss
-from sartor.training.optimisers import SGD, Adadelta, AdamW, Lamb, RMSpropTF
+from sartor.training.optimisers import SGD, Adadelta, Adam, AdamW, Lamb, RMSpropTF
 from sartor.training.parametrization import DepthMup, Standard
-from sartor.training.schedules import Constant, Cosine, StableDecay, Steps
+from sartor.training.schedules import Constant, Cosine, OneCycle, StableDecay, Staircase, Steps
 
 
 @spec_kind
@@ -36,22 +37,23 @@ class Recipe:
     ``lr_per`` "epoch" it changes only between epochs.
 
     ``weight_decay`` leaves out normalisation and biases unless ``decay_all``. ``repeats`` above 1 is repeated
-    augmentation. ``size`` is the side of training images (0: the task's). ``ema`` is the decay of the moving average
-    of the weights, which then is what is kept (0: none). ``drop_path`` and ``dropout`` belong to the network's spec
-    (None: as it is). ``parametrization`` says how the learning rate carries over to other depths and widths.
-    ``precision`` "auto" lets the machine's measured pace decide. ``clip`` bounds the gradient norm
-    (0: no bound), and ``accumulate`` splits batches that do not fit into memory.
+    augmentation, with epochs of a multiple of ``repeat_block`` images (1: of all). ``size`` is the side of training
+    images (0: the task's). ``ema`` is the decay of the moving average of the weights, which then is what is kept
+    (0: none). ``drop_path`` and ``dropout`` belong to the network's spec (None: as it is). ``parametrization`` says
+    how the learning rate carries over to other depths and widths. ``precision`` "auto" lets the machine's measured
+    pace decide. ``clip`` bounds the gradient norm or, with ``clip_by`` "unit", that of each unit as a share of its
+    weights' norm (0: no bound). ``accumulate`` splits batches that do not fit into memory.
     """
 
     kind: ClassVar[str] = "recipe"
     name: str = "custom"
     epochs: float = 100.0
     batch: int = 128
-    optimiser: SGD | AdamW | Lamb | RMSpropTF | Adadelta = field(default_factory=SGD)
+    optimiser: SGD | AdamW | Adam | Lamb | RMSpropTF | Adadelta = field(default_factory=SGD)
     lr: float = 0.1
     lr_batch: int = 128
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
-    schedule: Cosine | Steps | StableDecay | Constant = field(default_factory=Cosine)
+    schedule: Cosine | Steps | Staircase | OneCycle | StableDecay | Constant = field(default_factory=Cosine)
     lr_per: Literal["step", "epoch"] = "step"
     warmup: float = 0.0
     warmup_from: float = 0.0
@@ -61,6 +63,7 @@ class Recipe:
     loss: CrossEntropy | BinaryCrossEntropy | SemanticSoftmax | MultiLabel = field(default_factory=CrossEntropy)
     augment: Augment = field(default_factory=Augment)
     repeats: int = 1
+    repeat_block: int = 256
     size: int = 0
     ema: float = 0.0
     drop_path: float | None = None
@@ -68,10 +71,11 @@ class Recipe:
     parametrization: Standard | DepthMup = field(default_factory=Standard)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     clip: float = 0.0
+    clip_by: Clip = "norm"
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        least = {"epochs": 0.0, "lr": 0.0, "batch": 0, "lr_batch": 0, "repeats": 0, "accumulate": 0}
+        least = {"epochs": 0.0, "lr": 0.0, "batch": 0, "lr_batch": 0, "repeats": 0, "repeat_block": 0, "accumulate": 0}
         for name, bound in least.items():
             if getattr(self, name) <= bound or not math.isfinite(getattr(self, name)):
                 raise SpecError(f"recipe {self.name}: {name} must be more than {bound}, not {getattr(self, name)}")

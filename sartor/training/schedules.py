@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sartor.core.errors import SpecError
 from sartor.core.spec import spec_kind
 from sartor.training.plan import Schedule
 
@@ -47,6 +48,56 @@ class Steps:
     def value(self, step: int, total: int) -> float:
         """factor^(number of shares passed)."""
         return self.factor ** sum(step >= round(share * total) for share in self.at)
+
+
+@spec_kind
+@dataclass(frozen=True)
+class Staircase:
+    """1, multiplied by ``factor`` after every share ``every`` of the run: an exponential fall in steps.
+
+    The clock is the whole run's, as timm's is without ``warmup_prefix``.
+    """
+
+    kind: ClassVar[str] = "staircase"
+    every: float = 0.01
+    factor: float = 0.97
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.every <= 1.0:
+            raise SpecError(f"staircase: every is a share of the run, above 0 and at most 1, not {self.every:g}")
+
+    def value(self, step: int, total: int) -> float:
+        """factor^(number of whole shares passed)."""
+        return self.factor ** math.floor(step / (self.every * total) + 1e-9)
+
+
+@spec_kind
+@dataclass(frozen=True)
+class OneCycle:
+    """A rise along a cosine from 1 / ``start`` in the share ``rise`` of the run, then a fall to that over ``end``.
+
+    As PyTorch's OneCycleLR (Smith and Topin 2018), whose first step has the least and whose last the final value.
+    """
+
+    kind: ClassVar[str] = "one-cycle"
+    rise: float = 0.3
+    start: float = 25.0
+    end: float = 1e4
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.rise < 1.0 or min(self.start, self.end) < 1.0:
+            raise SpecError("one-cycle: rise is a share between 0 and 1; start and end are divisors of at least 1")
+
+    def value(self, step: int, total: int) -> float:
+        """Half a cosine up, then half a cosine down."""
+        top, last = max(self.rise * total - 1.0, 0.0), max(total - 1.0, 1.0)
+        if step <= top and top:
+            return _half_cosine(1.0 / self.start, 1.0, step / top)
+        return _half_cosine(1.0, 1.0 / self.start / self.end, min(1.0, (step - top) / (last - top)))
+
+
+def _half_cosine(first: float, last: float, share: float) -> float:
+    return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 @spec_kind

@@ -111,7 +111,7 @@ def test_settings():
         ("lr=fast", "must be float"),
         ("batch=12.5", "must be int"),
         ("lr", "name=value"),
-        ("optimiser.kind=adam", "adamw"),
+        ("optimiser.kind=adamx", "adamw"),
         ("optimiser.trust_clip=true", "trust_clip"),
         ("augment.crop=middle", "'resized'"),
         ("lr=-1", "more than 0"),
