@@ -13,6 +13,7 @@ REPRODUCTIONS: Table[Reproduction] = Table(
         "preact-resnet": "sartor.reproduce.preact_resnet:REPRODUCTION",
         "depth-mup": "sartor.reproduce.depth_mup:REPRODUCTION",
         "resnet-strikes-back": "sartor.reproduce.resnet_strikes_back:REPRODUCTION",
+        "imagenet21k": "sartor.reproduce.imagenet21k:REPRODUCTION",
         "regnet": "sartor.reproduce.regnet:REPRODUCTION",
     },
 )

@@ -7,10 +7,10 @@ import json
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sartor.core.errors import TrainingError
 from sartor.core.files import write_json
@@ -23,6 +23,8 @@ from sartor.search.design_space_training import opened, train_and_test, training
 from sartor.training.recipe import Recipe
 from sartor.training.recipe import recipe as named_recipe
 from sartor.training.schedules import Cosine
+
+J = TypeVar("J")
 
 
 @dataclass(frozen=True)
@@ -107,23 +109,37 @@ def run_trials(
         for seed in range(1 if conditions.quick else conditions.seeds)
         for variant, spec in specs.items()
     ]
-    folder = conditions.folder / "trials"
-    paths = {trial.name: folder / f"{trial.name}.json" for trial in trials}
+    opened(subset)  # says what is wrong with the data before workers are started
+    records = gathered({trial.name: trial for trial in trials}, measured, conditions, _line)
+    return Trials(specs, [records[trial.name] for trial in trials])
+
+
+def gathered(
+    jobs: Mapping[str, J], measure: Callable[[J], Json], conditions: Conditions, line: Callable[[Json], str]
+) -> dict[str, Json]:
+    """The records of jobs by name, each kept in the conditions' folder as it ends; those kept there are read.
+
+    ``measure`` runs on the conditions' workers, ``line`` says what is told of a record. Raises TrainingError if a
+    worker dies.
+    """
+    paths = {name: conditions.folder / "trials" / f"{name}.json" for name in jobs}
     records = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
-    waiting = [trial for trial in trials if trial.name not in records]
-    if waiting:
-        opened(subset)  # says what is wrong with the data before workers are started
+    waiting = [name for name in jobs if name not in records]
     with training_workers(min(conditions.workers, len(waiting))) as pool:
-        ended = (
-            (f.result() for f in as_completed([pool.submit(measured, t) for t in waiting]))
-            if pool
-            else map(measured, waiting)
-        )
-        for name, record in ended:
+        for name, record in _ended(pool, {name: jobs[name] for name in waiting}, measure):
             write_json(paths[name], record)
             records[name] = record
-            conditions.say(f"{len(records)} of {len(trials)}: {_line(record)}")
-    return Trials(specs, [records[trial.name] for trial in trials])
+            conditions.say(f"{len(records)} of {len(jobs)}: {line(record)}")
+    return records
+
+
+def _ended(pool: Executor | None, jobs: Mapping[str, J], measure: Callable[[J], Json]) -> Iterator[tuple[str, Json]]:
+    """The jobs' records by name, as they end."""
+    if pool is None:
+        yield from ((name, measure(job)) for name, job in jobs.items())
+        return
+    names = {pool.submit(measure, job): name for name, job in jobs.items()}
+    yield from ((names[future], future.result()) for future in as_completed(names))
 
 
 def small(name: str, epochs: float, batch: int = 64) -> Recipe:
@@ -135,14 +151,14 @@ def small(name: str, epochs: float, batch: int = 64) -> Recipe:
     )
 
 
-def measured(trial: Trial) -> tuple[str, Json]:
-    """The name of a trial and its record."""
+def measured(trial: Trial) -> Json:
+    """The record of a trial."""
     record: Json = {"variant": trial.variant, "seed": trial.seed}
     try:
         record |= train_and_test(trial.spec, opened(trial.data), trial.recipe, seed=trial.seed)
     except TrainingError as error:
         record["diverged"] = str(error)
-    return trial.name, record
+    return record
 
 
 def _line(record: Json) -> str:
