@@ -45,18 +45,19 @@ def open_dataset(
     *,
     seed: int = 0,
     size: int | None = None,
+    squash: bool = False,
     strict: bool = False,
     progress: Progress | None = None,
 ) -> ImageDataset:
     """Recognise, decode (or find decoded) and split a data set; see ``open_images`` for what ``data`` may be.
 
     ``seed`` steers the splits that are not given; ``size`` is the side in pixels that networks see, chosen from the
-    data by default; ``strict`` makes the first bad image an error. Raises DataError, in one line, for data that no
-    classifier can be trained on.
+    data by default; ``squash`` resizes pictures whole, not their centre square; ``strict`` makes the first bad image
+    an error. Raises DataError, in one line, for data that no classifier can be trained on.
     """
     source = open_images(data)
     given, notices = _labelled_splits(source)
-    survey, pixels = open_pixels(source, size=size, progress=progress)
+    survey, pixels = open_pixels(source, size=size, squash=squash, progress=progress)
     bad = {int(row): "no label" for row in np.flatnonzero(source.labels == UNLABELLED)} | dict(survey.bad)
     skipped = _skipped(source, given, bad, strict)
     given = {name: rows[~np.isin(rows, list(bad))] for name, rows in given.items()}

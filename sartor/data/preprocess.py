@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from sartor.data.decode import decode
 from sartor.data.source import Pixels
 
 Interpolation = Literal["bicubic", "bilinear"]
+Resize = Literal["crop", "squash"]
 T = TypeVar("T")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -24,7 +25,9 @@ class Preprocess:
     """How pictures become arrays: the centre square, resized (antialiased) to ``side``, cropped to ``size``.
 
     ``side`` is round(size / crop_ratio), as in "resize the short side to 256, crop 224". A picture that already is
-    a square of ``side`` pixels keeps its pixels. ``mean`` and ``std`` are per channel, of pixels in 0 to 1.
+    a square of ``side`` pixels keeps its pixels. With ``resize`` "squash" the whole picture is resized to the square
+    instead, whatever its shape. ``mean`` and ``std`` are per channel, of pixels in 0 to 1; without them (0 and 1)
+    networks are given values in 0 to 1.
     """
 
     kind: ClassVar[str] = "image-preprocess"
@@ -34,6 +37,7 @@ class Preprocess:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     interpolation: Interpolation = "bicubic"
+    resize: Resize = "crop"
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -76,12 +80,21 @@ class Preprocess:
         if picture.mode != mode:
             picture = picture.convert(mode)
         if picture.size != (side, side):
-            short = min(picture.size)
-            left, top = (picture.width - short) / 2, (picture.height - short) / 2
-            box = (left, top, left + short, top + short)
-            picture = picture.resize((side, side), _FILTERS[self.interpolation], box=box)
+            picture = picture.resize((side, side), _FILTERS[self.interpolation], box=self._box(*picture.size))
         pixels = np.asarray(picture)
         return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
+
+    def _box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a picture that is used: left, top, right, bottom."""
+        if self.resize == "squash":
+            return 0.0, 0.0, width, height
+        short = min(width, height)
+        left, top = (width - short) / 2, (height - short) / 2
+        return left, top, left + short, top + short
+
+    def plain(self) -> Preprocess:
+        """The same pictures without normalisation: values in 0 to 1."""
+        return replace(self, mean=(0.0,) * self.channels, std=(1.0,) * self.channels)
 
     def crop(self, squares: T) -> T:
         """The centre crop of arrays or tensors [..., side, side]: [..., size, size]."""

@@ -59,25 +59,29 @@ class Survey:
             crop_ratio=self.geometry.crop_ratio,
             mean=tuple((mean / 255).tolist()),
             std=tuple((std / 255).tolist()),
+            resize=self.geometry.resize,
         )
 
 
-def open_pixels(source: Source, *, size: int | None = None, progress: Progress | None = None) -> tuple[Survey, Gather]:
+def open_pixels(
+    source: Source, *, size: int | None = None, squash: bool = False, progress: Progress | None = None
+) -> tuple[Survey, Gather]:
     """What is known of a source's images, and the images; ``size`` is the side in pixels that networks will see.
 
+    With ``squash`` pictures are resized whole, not their centre square.
     All is decoded once and kept below ``cache_dir("pixels")``, found again by the contents' fingerprint. Several
     processes may read, and even build, at once. Where the pixels would take more than half of the free disk space,
     they are decoded on demand instead. Raises DataError if no image can be read or the cache cannot be written.
     """
     fingerprint = source.fingerprint()
-    key = digest([fingerprint, size, _LAYOUT, PIL.__version__], 24)
+    key = digest([fingerprint, size, _LAYOUT, PIL.__version__, *["squash"] * squash], 24)
     try:
         with _BUILDING:
             folder = cache_dir("pixels", key)
             _sweep(folder)
             found = _open(folder, source, fingerprint)
             if found is None:
-                _survey(folder, source, size, progress)
+                _survey(folder, source, size, squash, progress)
                 found = _open(folder, source, fingerprint)
     except OSError as error:
         raise DataError(f"the cache cannot be used ({error}); set SARTOR_CACHE to a folder with room") from None
@@ -123,20 +127,20 @@ def _alive(process: str) -> bool:
     return False
 
 
-def _survey(folder: Path, source: Source, size: int | None, progress: Progress | None) -> None:
-    geometry, notices, seconds = _choose_geometry(source, size)
+def _survey(folder: Path, source: Source, size: int | None, squash: bool, progress: Progress | None) -> None:
+    geometry, notices, seconds = _choose_geometry(source, size, squash)
     try:
         _decode(folder, source, geometry, notices, seconds, progress)
     except Coloured:
-        geometry = Preprocess(3, geometry.size, geometry.crop_ratio)
+        geometry = Preprocess(3, geometry.size, geometry.crop_ratio, resize=geometry.resize)
         _decode(folder, source, geometry, notices, seconds, progress)
 
 
-def _choose_geometry(source: Source, size: int | None) -> tuple[Preprocess, list[str], float]:
+def _choose_geometry(source: Source, size: int | None, squash: bool) -> tuple[Preprocess, list[str], float]:
     """Channels and size from up to 256 images, evenly spaced; also notices, and seconds per image.
 
     Sets of one square size up to 224 keep it. Others are resized to 256 (or to their median short side) and cropped
-    to 224 (or to the multiple of 8 at or below 7/8 of it).
+    to 224 (or to the multiple of 8 at or below 7/8 of it); with ``squash`` they are resized to that at once.
     """
     rows = np.unique(np.linspace(0, len(source.labels) - 1, min(len(source.labels), _SAMPLE)).astype(np.int64)).tolist()
     sizes, colour, reasons = [], False, []
@@ -158,6 +162,8 @@ def _choose_geometry(source: Source, size: int | None) -> tuple[Preprocess, list
         return Preprocess(3 if colour else 1, size or width), [], seconds
     side = min(median_low([min(pair) for pair in sizes]), _SIDE)
     fitting = max(8, int(side * _CROP_RATIO) // 8 * 8)
+    if squash:
+        return Preprocess(3 if colour else 1, size or fitting, resize="squash"), [], seconds
     notices = [f"images are {width} x {height}: their centre square is used"] if uniform and width != height else []
     return Preprocess(3 if colour else 1, size or fitting, _CROP_RATIO), notices, seconds
 

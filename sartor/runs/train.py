@@ -95,21 +95,26 @@ def _assist(request: TrainRequest, folder: Path) -> None:
 
 def _opener(request: TrainRequest, progress: Any = None) -> partial[ImageClassification]:
     return partial(
-        ImageClassification.open, request.data, seed=request.seed, size=request.size or None, strict=request.strict,
-        progress=progress,
+        ImageClassification.open, request.data, seed=request.seed, size=request.size or None,
+        squash=_asked(request).resize == "squash", strict=request.strict, progress=progress,
     )  # fmt: skip
 
 
 def _method(request: TrainRequest, task: ImageClassification) -> Train:
     channels, height, width = task.inputs.fields["image"].shape
     spec = as_spec(request.model, classes=len(task.classes), channels=channels, size=(height, width))
-    return Train(spec, _recipe(request, task), request.weights)
+    return Train(spec, _recipe(request, task, spec), request.weights)
 
 
-def _recipe(request: TrainRequest, task: ImageClassification) -> Recipe:
+def _asked(request: TrainRequest) -> Recipe:
+    """The recipe with its settings, before it is fitted to the data."""
+    return read_recipe(request.recipe or {}).replace_from(request.settings)
+
+
+def _recipe(request: TrainRequest, task: ImageClassification, spec: Any) -> Recipe:
     if request.recipe is None:
-        recipe = quick(len(task.split("train")), task.preprocess.size, flip=mirror_safe(task, request.seed))
+        suited = quick(len(task.split("train")), task.preprocess.size, flip=mirror_safe(task, request.seed), spec=spec)
+        recipe = suited.replace_from(request.settings)
     else:
-        recipe = read_recipe(request.recipe)
-    recipe = recipe.replace_from(request.settings)
+        recipe = _asked(request)
     return recipe.replace(epochs=request.epochs) if request.epochs else recipe

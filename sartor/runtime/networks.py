@@ -70,6 +70,7 @@ def describe(backbone: Any, preprocess: Preprocess, classes: tuple[str, ...], vi
         "std": list(preprocess.std),
         "crop_pct": preprocess.crop_ratio,
         "interpolation": preprocess.interpolation,
+        **({"crop_mode": "squash"} if preprocess.resize == "squash" else {}),
     }
     return Description(network, preprocess, classes, views)
 

@@ -155,7 +155,8 @@ def train_and_test(spec: Any, task: SmallTask, recipe: Recipe, *, seed: int = 0,
     network = build(spec_for(recipe, spec), device=device)
     usual = "float32" if device == "cpu" else "bfloat16"
     numerics = Numerics(usual if recipe.precision == "auto" else recipe.precision, channels_last=True)  # type: ignore[arg-type]
-    watch = _Watch(task, split)
+    preprocess = recipe.pixels(task.preprocess)
+    watch = _Watch(task, split, preprocess)
     plan = plan_for(
         recipe, network, task.split("train"), task.preprocess, seed=seed, numerics=numerics,
         identity={"task": task.fingerprint},
@@ -164,7 +165,7 @@ def train_and_test(spec: Any, task: SmallTask, recipe: Recipe, *, seed: int = 0,
     trained = run(plan)
     judged = watch.step == trained.steps
     return {
-        "error": watch.curve[-1] if judged else error_of(trained.network, task, split),
+        "error": watch.curve[-1] if judged else error_of(trained.network, task, split, preprocess),
         "curve": watch.curve,
         "losses": [line["loss"] for line in trained.history],
         "seconds": watch.seconds,
@@ -174,8 +175,8 @@ def train_and_test(spec: Any, task: SmallTask, recipe: Recipe, *, seed: int = 0,
 class _Watch:
     """Judges the network after each epoch, and takes the time between."""
 
-    def __init__(self, task: SmallTask, split: str) -> None:
-        self.task, self.split = task, split
+    def __init__(self, task: SmallTask, split: str, preprocess: Preprocess) -> None:
+        self.task, self.split, self.preprocess = task, split, preprocess
         self.curve: list[float] = []
         self.seconds: list[float] = []
         self.step = 0
@@ -184,19 +185,20 @@ class _Watch:
     def __call__(self, modules: Modules, context: Context) -> Mapping[str, float]:
         self.step = context.step + 1
         self.seconds.append(time.perf_counter() - self.began)
-        self.curve.append(error_of(modules.get("average", modules["model"]), self.task, self.split))
+        network = modules.get("average", modules["model"])
+        self.curve.append(error_of(network, self.task, self.split, self.preprocess))
         self.began = time.perf_counter()
         return {"error": self.curve[-1]}
 
 
-def error_of(network: nn.Module, task: SmallTask, split: str) -> float:
+def error_of(network: nn.Module, task: SmallTask, split: str, preprocess: Preprocess) -> float:
     """The share of a split's images that the network, as it would be served, gives another class."""
     from sartor.runtime.classifier import ImageClassifier
 
-    classifier, examples, wrong = ImageClassifier.of(network, task.preprocess, task.classes), task.split(split), 0
+    classifier, examples, wrong = ImageClassifier.of(network, preprocess, task.classes), task.split(split), 0
     for start in range(0, len(examples), _BATCH):
         chosen = np.arange(start, min(start + _BATCH, len(examples)))
-        images = task.preprocess.crop(examples.batch(chosen)["image"].numpy())
+        images = preprocess.crop(examples.batch(chosen)["image"].numpy())
         wrong += int((classifier.logits(np.ascontiguousarray(images)).argmax(1) != examples.labels[chosen]).sum())
     return wrong / len(examples)
 

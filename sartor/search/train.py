@@ -66,6 +66,6 @@ def train_network(proposal: Proposal, task: Any, tools: Tools) -> tuple[ImageCla
         deadline=tools.deadline, progress=tools.progress,
     )  # fmt: skip
     network = first_outputs(trained.network, len(task.classes))
-    classifier = ImageClassifier.of(network, task.preprocess, task.classes)
+    classifier = ImageClassifier.of(network, recipe.pixels(task.preprocess), task.classes)
     classifier.write(tools.artifact)
     return classifier.faster(), Cost({"train_seconds": Amount(trained.seconds, "s", "measured")})

@@ -101,11 +101,12 @@ class ImageClassification:
         *,
         seed: int = 0,
         size: int | None = None,
+        squash: bool = False,
         strict: bool = False,
         progress: Progress | None = None,
     ) -> ImageClassification:
         """The task of a data set; see ``sartor.data.dataset.open_dataset``. Raises DataError."""
-        return cls(open_dataset(data, seed=seed, size=size, strict=strict, progress=progress))
+        return cls(open_dataset(data, seed=seed, size=size, squash=squash, strict=strict, progress=progress))
 
     def split(self, name: str) -> ImageExamples:
         """``train``, ``valid`` or ``test``."""

@@ -88,7 +88,8 @@ def plan_for(
 ) -> Plan:
     """The plan that trains ``backbone`` on ``examples`` by a recipe.
 
-    ``preprocess`` gives the side of the examples, the network's size and the constants of normalisation. ``identity``
+    ``preprocess`` gives the side of the examples, the network's size and the constants of normalisation, if the recipe
+    wants it. ``identity``
     says what the examples are, so that a checkpoint of others is refused. A loss over a tree needs the ``classes`` of
     the labels. Raises TrainingError if the backbone was not built from what ``spec_for`` gives.
     """
@@ -96,6 +97,7 @@ def plan_for(
     if spec_for(recipe, spec, classes) != spec:
         raise TrainingError(f"the recipe {recipe.name} asks for a network built from spec_for(recipe, spec, classes)")
     loss, tree = _placed_loss(recipe, classes)
+    preprocess = recipe.pixels(preprocess)
     device = next(backbone.parameters()).device
     order = Repeated(recipe.repeats, recipe.repeat_block) if recipe.repeats > 1 else Shuffled()
     stream = Stream(examples, order, recipe.batch, 0 if device.type == "cpu" else GPU_WORKERS)

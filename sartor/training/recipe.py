@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from sartor.core.errors import SpecError, unknown
 from sartor.core.spec import Json, digest, from_json, spec_kind, to_json
+from sartor.data.preprocess import Preprocess, Resize
 from sartor.training.augment.pipeline import Augment
 from sartor.training.clipping import Clip
 from sartor.training.losses.classification import BinaryCrossEntropy, CrossEntropy
@@ -38,11 +39,13 @@ class Recipe:
 
     ``weight_decay`` leaves out normalisation and biases unless ``decay_all``. ``repeats`` above 1 is repeated
     augmentation, with epochs of a multiple of ``repeat_block`` images (1: of all). ``size`` is the side of training
-    images (0: the task's). ``ema`` is the decay of the moving average of the weights, which then is what is kept
-    (0: none). ``drop_path`` and ``dropout`` belong to the network's spec (None: as it is). ``parametrization`` says
-    how the learning rate carries over to other depths and widths. ``precision`` "auto" lets the machine's measured
-    pace decide. ``clip`` bounds the gradient norm or, with ``clip_by`` "unit", that of each unit as a share of its
-    weights' norm (0: no bound). ``accumulate`` splits batches that do not fit into memory.
+    images (0: the task's). ``resize`` "squash" takes pictures whole, not their centre square; ``normalise`` says
+    whether the data's mean is subtracted and their deviation divided by. ``ema`` is the decay of the moving average of
+    the weights, which then is what is kept (0: none). ``drop_path`` and ``dropout`` belong to the network's spec
+    (None: as it is). ``parametrization`` says how the learning rate carries over to other depths and widths.
+    ``precision`` "auto" lets the machine's measured pace decide. ``clip`` bounds the gradient norm or, with ``clip_by``
+    "unit", that of each unit as a share of its weights' norm (0: no bound). ``accumulate`` splits batches that do not
+    fit into memory.
     """
 
     kind: ClassVar[str] = "recipe"
@@ -65,6 +68,8 @@ class Recipe:
     repeats: int = 1
     repeat_block: int = 256
     size: int = 0
+    resize: Resize = "crop"
+    normalise: bool = True
     ema: float = 0.0
     drop_path: float | None = None
     dropout: float | None = None
@@ -93,6 +98,10 @@ class Recipe:
         """The learning rate after the warm-up, for this batch."""
         ratio = self.batch / self.lr_batch
         return self.lr * math.pow(ratio, {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[self.lr_scaling])
+
+    def pixels(self, preprocess: Preprocess) -> Preprocess:
+        """A task's preprocessing as the recipe wants it."""
+        return preprocess if self.normalise else preprocess.plain()
 
     def check(self) -> None:
         """Read the files the recipe names; raises DataError for one that cannot be read."""

@@ -15,8 +15,10 @@ from sartor.training.augment.draws import Draws
 from sartor.training.augment.erase import erase_boxes
 from sartor.training.augment.mix import Mix
 from sartor.training.augment.rand import INCREASING, OPERATIONS, Move, RandAugment
+from sartor.training.classification import schedule_for
+from sartor.training.clipping import clip_units
 from sartor.training.losses.classification import BinaryCrossEntropy, CrossEntropy
-from sartor.training.optimisers import Lamb, RMSpropTF
+from sartor.training.optimisers import Adam, AdamW, Lamb, RMSpropTF
 from sartor.training.orders import Repeated
 from sartor.training.recipe import recipe
 from sartor.training.schedules import Cosine, Held, Scaled, Warmup
@@ -51,14 +53,32 @@ def tensors(dtype=torch.float32):
 @pytest.mark.parametrize("always_adapt", [False, True])
 @pytest.mark.parametrize("foreach", [False, True])
 def test_lamb(timm, clip, trust_clip, always_adapt, foreach):
+    options = {"trust_clip": trust_clip, "always_adapt": always_adapt}
+    spec = Lamb(max_grad_norm=clip, **options)
+    equal_lamb(spec, max_grad_norm=clip or None, foreach=foreach, **options)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("bias_correction", [False, True])
+@pytest.mark.parametrize("averaging", [False, True])
+@pytest.mark.parametrize("trust_clip", [False, True])
+def test_switches_of_lamb(timm, decoupled, bias_correction, averaging, trust_clip):
+    spec = Lamb(trust_clip=trust_clip, decoupled=decoupled, bias_correction=bias_correction, averaging=averaging)
+    equal_lamb(
+        spec, decoupled_decay=decoupled, bias_correction=bias_correction, grad_averaging=averaging,
+        trust_clip=trust_clip,
+    )  # fmt: skip
+
+
+def equal_lamb(spec, **options):
+    """Six steps equal those of timm's class with its options."""
     from timm import optim
 
     ours, theirs = ([t.clone().requires_grad_() for t in tensors()] for _ in range(2))
-    spec = Lamb(max_grad_norm=clip, trust_clip=trust_clip, always_adapt=always_adapt)
     mine = spec([{"params": ours[::2], "weight_decay": 0.02}, {"params": ours[1::2], "weight_decay": 0.0}])
     other = optim.Lamb(
         [{"params": theirs[::2], "weight_decay": 0.02}, {"params": theirs[1::2], "weight_decay": 0.0}],
-        max_grad_norm=clip or None, trust_clip=trust_clip, always_adapt=always_adapt, foreach=foreach,
+        **options,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(2)
     for step in range(6):
@@ -89,6 +109,44 @@ def test_rmsprop_tf(timm):
             optimiser.step()
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-6, atol=1e-7)
+
+
+def test_adamw_and_adam(timm):
+    """The classes timm makes for these names, step by step."""
+    from timm.optim import create_optimizer_v2
+
+    for name, rule in (("adamw", AdamW()), ("adam", Adam())):
+        ours, theirs = ([t.clone().requires_grad_() for t in tensors()] for _ in range(2))
+        mine = rule([{"params": ours, "weight_decay": 0.05}])
+        other = create_optimizer_v2([{"params": theirs, "weight_decay": 0.05}], opt=name, lr=1e-3)
+        generator = torch.Generator().manual_seed(2)
+        for step in range(4):
+            for a, b in zip(ours, theirs, strict=True):
+                a.grad = torch.randn(a.shape, generator=generator)
+                b.grad = a.grad.clone()
+            for optimiser in (mine, other):
+                optimiser.param_groups[0]["lr"] = 0.01 * (step + 1)
+                optimiser.step()
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("share", [0.003, 0.01, 0.3])
+def test_adaptive_clipping(timm, share):
+    from timm.utils.agc import adaptive_clip_grad
+
+    ours, theirs = ([t.clone().requires_grad_() for t in tensors()] for _ in range(2))
+    with torch.no_grad():
+        ours[0][0], theirs[0][0] = 0.0, 0.0  # a filter of norm 0
+    for scale in (1e-3, 1.0, 0.0):
+        generator = torch.Generator().manual_seed(2)
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator) * scale
+            b.grad = a.grad.clone()
+        clip_units(ours, share)
+        adaptive_clip_grad(theirs, share)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=2e-6, atol=1e-9)
 
 
 LOGITS = torch.sin(torch.arange(12.0)).reshape(3, 4)
@@ -255,12 +313,13 @@ def test_random_erasing_has_the_same_distribution(timm):
 @pytest.mark.parametrize("count", [10, 300, 1000, 1281])
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("times", [2, 3])
-def test_repeated_augmentation_order(timm, count, world, times):
+@pytest.mark.parametrize("block", [1, 256])
+def test_repeated_augmentation_order(timm, count, world, times, block):
     from timm.data.distributed_sampler import RepeatAugSampler
 
-    keys = Repeated(times, shuffle=False).keys(count, 0, 0, world)
+    keys = Repeated(times, block, shuffle=False).keys(count, 0, 0, world)
     for rank in range(world):
-        theirs = RepeatAugSampler(range(count), world, rank, shuffle=False, num_repeats=times)
+        theirs = RepeatAugSampler(range(count), world, rank, shuffle=False, num_repeats=times, selected_round=block)
         assert (keys[rank::world] % count).tolist() == list(theirs)
 
 
@@ -282,6 +341,24 @@ def test_cosine_schedule(timm, name):
             value = ours.value(epoch * per_epoch + step, int(r.epochs) * per_epoch)
             assert value == pytest.approx(theirs._get_lr(epoch)[0], rel=1e-9)
     assert Cosine(0.5).value(10, 10) == 0.5
+
+
+@pytest.mark.parametrize("prefix", [False])
+def test_staircase(timm, prefix):
+    """The exponential fall in steps of procedure B, with its warm-up, epoch by epoch."""
+    from timm.scheduler import StepLRScheduler
+
+    r = recipe("rsb-b")
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    theirs = StepLRScheduler(
+        torch.optim.SGD([parameter], r.lr), decay_t=2.4, decay_rate=0.97, warmup_t=3,
+        warmup_lr_init=r.warmup_from * r.lr, warmup_prefix=prefix,
+    )  # fmt: skip
+    ours = schedule_for(r, 5)
+    total = int(r.epochs) * 5
+    for epoch in range(int(r.epochs)):
+        if epoch % 12:  # every fifth step falls on an epoch, where the last digit of 2.4 n decides
+            assert ours.value(epoch * 5 + 2, total) == pytest.approx(theirs._get_lr(epoch)[0], rel=1e-9), epoch
 
 
 def test_step_schedule(timm):

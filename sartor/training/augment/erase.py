@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2020), by timm's rules."""
+"""Random erasing (Zhong et al. 2020), by timm's rules; and Cutout (DeVries and Taylor 2017)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ def erase_boxes(u: NDArray[np.float64], size: tuple[int, int], prob: float) -> N
     boxes: NDArray[np.int64] = np.stack([top, left, h, w], -1)[np.arange(len(u)), fits.argmax(1)]
     boxes[~fits.any(1) | (u[:, 0] >= prob)] = 0
     return boxes
+
+
+def cut_out(images: NDArray[np.uint8], u: NDArray[np.float64], side: float) -> NDArray[np.uint8]:
+    """A copy of images (n, C, H, W) with a box of ``side`` times the height and width covered by a colour each.
+
+    Draws u (n, 2 + C) give its centre, anywhere in the image, and the colour; what lies outside is cut off.
+    """
+    out, (height, width) = images.copy(), images.shape[2:]
+    h, w = round(side * height), round(side * width)
+    top, left = (u[:, 0] * height).astype(int) - h // 2, (u[:, 1] * width).astype(int) - w // 2
+    colours = (256 * u[:, 2:]).astype(np.uint8)
+    for image, y, x, colour in zip(out, top.tolist(), left.tolist(), colours, strict=True):
+        image[:, max(0, y) : max(0, y + h), max(0, x) : max(0, x + w)] = colour[:, None, None]
+    return out
 
 
 def erased(images: Tensor, boxes: NDArray[np.int64], draw: Draws | None) -> Tensor:

@@ -28,7 +28,8 @@ class Augment:
 
     ``crop``: "pad" shifts by up to ``pad`` pixels over a border of ``border``; "resized" takes a box of a share
     ``scale`` of the area and a width over height in ``ratio``, and resizes it. ``flip`` is the chance of mirroring
-    left to right. ``rotate`` (degrees), ``zoom`` and ``shift`` (parts of the size) bound an affine map. ``rand`` is
+    left to right. ``rotate`` (degrees), ``zoom`` and ``shift`` (parts of the size) bound an affine map. ``cutout`` is
+    the side of a square, as a part of the image's, that one random colour covers. ``rand`` is
     RandAugment in timm's notation. ``jitter`` and ``lighting`` change colours (three channels only). ``erase`` is the
     chance of random erasing, with noise or zeros. The rest is Mixup and CutMix.
     """
@@ -44,6 +45,7 @@ class Augment:
     rotate: float = 0.0
     zoom: float = 0.0
     shift: float = 0.0
+    cutout: float = 0.0
     rand: str = ""
     jitter: float = 0.0
     lighting: float = 0.0
@@ -61,9 +63,9 @@ class Augment:
         for name, (low, high) in {"scale": self.scale, "ratio": self.ratio}.items():
             if not 0.0 < low <= high:
                 raise SpecError(f"augment.{name} must rise from a number above 0, not {low} to {high}")
-        for name in ("flip", "erase", "mix_prob", "mix_switch"):
+        for name in ("flip", "cutout", "erase", "mix_prob", "mix_switch"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise SpecError(f"augment.{name} is a probability, not {getattr(self, name)}")
+                raise SpecError(f"augment.{name} must be from 0 to 1, not {getattr(self, name)}")
 
     @property
     def mixes(self) -> bool:
@@ -88,6 +90,8 @@ class Augmenter:
         """The batch with ``image`` ready for the network, on the context's device."""
         draw = Draws(context.seed, context.epoch, batch["key"].numpy())
         images = self._moved(batch["image"].numpy(), draw)
+        if self.augment.cutout:
+            images = erase.cut_out(images, draw("cutout", 2 + images.shape[1]), self.augment.cutout)
         if self._rand:
             fill = tuple(min(255, round(255 * m)) for m in self.preprocess.mean)
             images = self._rand(images, draw("rand", self._rand.draws), fill)
