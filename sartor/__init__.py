@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from sartor.core.errors import SartorError as SartorError
     from sartor.core.front import Front as Front
     from sartor.models.network import list_models as list_models
+    from sartor.models.pyramid import Pyramid as Pyramid
     from sartor.runs.results import Result as Result
     from sartor.weights.create import create_model as create_model
 
 _WHERE = {
     "Budget": "sartor.core.budget",
     "Front": "sartor.core.front",
+    "Pyramid": "sartor.models.pyramid",
     "Result": "sartor.runs.results",
     "SartorError": "sartor.core.errors",
     "cost_of": "sartor.api",

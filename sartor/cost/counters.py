@@ -48,6 +48,16 @@ class Tally:
             if self.convention == "pycls":
                 self.macs += out
 
+    def transposed_conv(self, w_in: int, w_out: int, weights: int, size_in: Size, size_out: Size) -> None:
+        """A transposed convolution with a bias: each weight meets every pixel it reads."""
+        read, out = size_in[0] * size_in[1], w_out * size_out[0] * size_out[1]
+        moved = w_in * read + out
+        self.params += weights + w_out
+        self.macs += weights * read + (out if self.convention == "pycls" else 0)
+        self.activations += out
+        self.cio += moved
+        self.traffic += FLOAT_BYTES * (moved + weights)
+
     def linear(self, w_in: int, w_out: int, bias: bool, tokens: int = 1) -> None:
         """A matrix product, with its bias, on each of so many tokens."""
         self.params += w_in * w_out + (w_out if bias else 0)

@@ -19,9 +19,11 @@ KINDS = {
     ),
     "sartor.models.vision.deit": ("vit",),
     "sartor.models.vision.swin": ("swin",),
+    "sartor.models.vision.fcn": ("fcn",),
     "sartor.models.vision.levit": ("levit",),
     "sartor.models.vision.regnet": ("regnet_x", "regnet_conv"),
     "sartor.models.vision.hardnet": ("harmonic",),
+    "sartor.models.vision.hardnet_segmentation": ("dense-unet",),
     "sartor.models.vision.residual_mlp": ("residual-mlp",),
 }
 lazy_kinds({kind: module for module, kinds in KINDS.items() for kind in kinds})

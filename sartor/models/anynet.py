@@ -343,8 +343,9 @@ class AnyNetBackbone(Stepwise):
 
     def initialise(self) -> None:
         """Called when the weights are drawn: zero residual branches if the spec says so, enlarge a scaled readout."""
-        with torch.no_grad():
-            self.get_parameter(f"{NAMES[self.spec.names].head}.weight").mul_(self.spec.readout_scale**-0.5)
+        if self.spec.readout_scale != 1.0:
+            with torch.no_grad():
+                self.get_parameter(f"{NAMES[self.spec.names].head}.weight").mul_(self.spec.readout_scale**-0.5)
         if self.spec.zero_gamma:
             for name in self._blocks:
                 if self._block(name).residual:

@@ -20,6 +20,19 @@ class UnsetConv2d(nn.Conv2d):
         """Nothing."""
 
 
+class UnsetConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution likewise; it starts from N(0, 2 / fan_out) and a bias of 0."""
+
+    def reset_parameters(self) -> None:
+        """Nothing."""
+
+    def initialise(self) -> None:
+        """Called when the weights are drawn."""
+        nn.init.normal_(self.weight, 0.0, (2.0 / self.weight[0].numel()) ** 0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
 class UnsetLinear(nn.Linear):
     """A linear layer likewise."""
 
@@ -116,6 +129,23 @@ class AvgPool(NamedTuple):
     def build(self) -> nn.Module:
         """The module."""
         return nn.AvgPool2d(*self, count_include_pad=self.padding > 0)
+
+
+class TransposedConv(NamedTuple):
+    """A transposed 3x3 convolution of stride 2 with a bias: maps of 2n + 1 pixels a side from n."""
+
+    w_in: int
+    w_out: int
+
+    def add_to(self, tally: Tally, size: Size) -> Size:
+        """Count the layer."""
+        out = 2 * size[0] + 1, 2 * size[1] + 1
+        tally.transposed_conv(self.w_in, self.w_out, 9 * self.w_in * self.w_out, size, out)
+        return out
+
+    def build(self) -> nn.Module:
+        """The module."""
+        return UnsetConvTranspose2d(self.w_in, self.w_out, 3, 2)
 
 
 class Linear(NamedTuple):

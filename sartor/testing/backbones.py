@@ -105,10 +105,11 @@ def observed_cost(network: nn.Module, x: Tensor) -> Cost:
     def see(module: Any, args: tuple[Tensor], out: Tensor) -> None:
         nonlocal macs, activations, traffic, cio
         given, made = args[0][0].numel(), out[0].numel()
-        macs += made * module.weight[0].numel()
+        turned = isinstance(module, nn.ConvTranspose2d)  # its weights, of one input channel, meet what is read
+        macs += (given if turned else made) * module.weight[0].numel()
         activations += made
         traffic += FLOAT_BYTES * (given + made + module.weight.numel())
-        cio += given + made if isinstance(module, nn.Conv2d) else 0
+        cio += 0 if isinstance(module, nn.Linear) else given + made
 
     def see_attention(module: Any, args: tuple[Tensor, ...], out: Tensor) -> None:
         nonlocal macs, activations, traffic
@@ -118,7 +119,8 @@ def observed_cost(network: nn.Module, x: Tensor) -> Cost:
         activations += scores + out[0].numel()
         traffic += FLOAT_BYTES * sum(tensor[0].numel() for tensor in (q, k, v, out))
 
-    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    kinds = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+    layers = [module for module in network.modules() if isinstance(module, kinds)]
     handles = [layer.register_forward_hook(see) for layer in layers]
     attention = [module for module in network.modules() if isinstance(module, Attend)]
     handles += [module.register_forward_hook(see_attention) for module in attention]

@@ -36,6 +36,12 @@ def thin():
             return thin_trees(spec)
         if spec.kind == "simplenet":
             return thin_plain(spec)
+        if spec.kind == "fcn":
+            return spec.replace(backbone=thin_spec(spec.backbone), classes=5)
+        if spec.kind == "dense-unet":
+            harmonic = {"widths": (12, 16, 20)} if spec.widths else {}
+            stem = tuple((8, stride) for _, stride in spec.stem)
+            return spec.replace(stem=stem, layers=(4, 2, 4), growths=(4, 6, 4), classes=5, size=(32, 48), **harmonic)
         if spec.kind in SMALL:
             return spec.replace(classes=10, **SMALL[spec.kind])
         halves = any(stage.block.kind == "harmonic" for stage in spec.stages)  # a 2x2 pooling wants even maps

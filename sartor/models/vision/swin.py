@@ -145,6 +145,11 @@ class Swin(ImageSpec):
         width = self.width * 2 ** (len(self.depths) - 1)
         return Path({"norm": LayerNorm(width), "head.fc": Dense(width, self.classes)}, pooled=True)
 
+    def head_path(self) -> Path:
+        """The classifier alone."""
+        width = self.width * 2 ** (len(self.depths) - 1)
+        return Path({"head.fc": Dense(width, self.classes)}, pooled=True)
+
     def tally(self, size: Size | None = None, convention: Convention = "sartor") -> Tally:
         """Counted cost for one image of ``size`` (height, width), by a network built for that size."""
         total, size = Tally(convention), size or self.size
