@@ -1,58 +1,56 @@
 """Successive halving over the spaces of several families (Jamieson and Talwalkar 2016).
 
-Networks are drawn near the budget and timed; all train briefly, the better third trains on, and so forth; the winner
-gets most of the time. Competing networks get equal time rather than equal epochs, because time is what the final
-training has. Some of the drawn are smaller by choice, so that the front has one: they learn faster at first and are
-overtaken later, so they compete among themselves, and the best of them gets a little of the time at the end.
+Networks of every family are drawn near the budget and timed, some of them twice with different recipes; all that are
+fast enough train briefly, the better third trains on, and so forth; the winner gets most of the time. Competing
+networks get equal time rather than equal epochs, because time is what the final training has. Some of the drawn are
+smaller by choice, so that the front has one: they learn faster at first and are overtaken later, so they compete among
+themselves, and the best of them gets a little of the time at the end.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from sartor.core.budget import Bound, Budget
+from sartor.core.budget import Budget
 from sartor.core.candidate import Candidate, Parent, Proposal
-from sartor.core.cost import Amount, Cost, Quantity
-from sartor.core.errors import ImpossibleBudget
+from sartor.core.cost import Amount, Cost
 from sartor.core.protocols import Servable, Task, Tools
-from sartor.core.rng import generator
-from sartor.core.spec import Json, spec_id
+from sartor.core.spec import Json, digest, spec_id
 from sartor.models.network import build, count
 from sartor.runtime.classifier import ImageClassifier
 from sartor.runtime.networks import counted
+from sartor.search.drawing import MOST_DRAWS, SHRINK, Drawing, turns
 from sartor.search.sharing import TimeShare
-from sartor.search.spaces import family_space
-from sartor.search.spaces_near import near, smallest
 from sartor.search.train import train_network
 from sartor.training.devices import default_device
 from sartor.training.pace import choose_numerics, pace
 from sartor.training.recipe import Recipe, read_recipe
+from sartor.training.schedules import StableDecay
 
 MOST_EPOCHS = 300.0  # beyond this a small data set teaches a network nothing more
-FEWEST_EPOCHS = 15.0  # a network too slow for so many in the final training is not drawn
-RANGE = 3.0  # the drawn networks' multiply-adds lie within this factor
-SHRINK = 4.0  # if no drawn network is inside a measured bound, the next draw has so many times fewer multiply-adds
-MOST_DRAWS = 5  # waves of draws, the last of which is the smallest network of each family
+FEWEST_EPOCHS = 15.0  # a network too slow for so many in the final training is not trained
+TOO_SLOW = 0.5  # but one that gets this share of the fastest one's epochs is
 MOST_FINALISTS = 4
 LEAST_FINAL = 0.1  # share of the final time that is worth another training
+LEAST_HELD = 0.1  # share of the steps of a final training that is worth a part of its own
 
 
 @dataclass(frozen=True)
 class SuccessiveHalving:
     """The method ``halving`` for image classification.
 
-    ``recipe`` trains all candidates; ``speed`` is the multiply-adds per second that training does on one core
-    (counting those of the forward pass); ``mirror`` says that mirror images keep their class, so that flips may
-    augment and answers may be averaged over both views.
+    ``recipe`` is what candidates' recipes begin from; ``speeds`` has for each family the multiply-adds per second
+    that training does on one core (counting those of the forward pass); ``mirror`` says that mirror images keep their
+    class, so that flips may augment and answers may be averaged over both views.
     """
 
     families: tuple[str, ...]
     recipe: Recipe
     share: TimeShare
-    speed: float
+    speeds: Mapping[str, float]
     mirror: bool = False
     name: ClassVar[str] = "halving"
 
@@ -61,7 +59,7 @@ class SuccessiveHalving:
         return None if task.kind == "image-classification" else f"halving trains image classifiers, not {task.kind}"
 
     def propose(self, task: Task, budget: Budget, seen: Sequence[Candidate], seed: int) -> list[Proposal]:
-        """The next wave: draws, rungs, a timing on all cores, final trainings, mirrored views; then nothing."""
+        """The next wave: draws, rungs, timings on all cores, two parts of final trainings, mirrored views."""
         wave = _Wave(self, task, budget, [c for c in seen if c.proposal.method == self.name], seed)
         if not wave.of("draw"):
             return list(wave.draws(0))
@@ -71,6 +69,8 @@ class SuccessiveHalving:
             return wave.next_rung()
         if not wave.of("time"):
             return wave.timings()
+        if not wave.of("held") and not wave.of("final") and (held := wave.held()):
+            return held
         if not wave.of("final"):
             return wave.finals()
         return wave.views() if self.mirror and not wave.of("views") else []
@@ -128,23 +128,31 @@ class _Wave:
     # Draws
 
     def draws(self, attempt: int) -> Iterator[Proposal]:
-        """Networks near the counted bounds, as many per family as come round; every fourth smaller by choice."""
+        """Networks near the counted bounds: of each family, small ones, further ones, and drawn ones a second time."""
         if attempt >= MOST_DRAWS:
             return
         measured = bool(self.budget.of("measured").bounds)
-        known = set[str]()
-        for number in range(self.share.draws * (2 if measured else 1)):
-            family, small = self.method.families[number % len(self.method.families)], number % 4 == 3
-            spec = self.drawn(family, number, attempt, small)
-            if spec is None or spec_id(spec) in known:
+        drawing = Drawing(
+            self.task.inputs.fields["image"].shape, len(self.task.classes), self.budget,
+            {family: self.most_macs(speed) for family, speed in self.method.speeds.items()}, self.method.recipe,
+            self.seed,
+        )  # fmt: skip
+        known = set[tuple[str, str]]()
+        for turn in turns(self.share.drawn(self.budget), self.method.families):
+            spec = drawing.drawn(turn, attempt)
+            if spec is None:
                 continue
-            known.add(spec_id(spec))
-            recipe = {
-                "phase": "draw", "family": family, "small": small, "serve": measured,
-                "recipe": self.method.recipe.to_json(),
+            recipe, ingredients = drawing.recipe_of(turn, spec)
+            if (name := (spec_id(spec), digest(recipe.lineage()))) in known:
+                continue
+            serve = measured and spec_id(spec) not in {other for other, _ in known}
+            known.add(name)
+            values = {
+                "phase": "draw", "family": turn.family, "small": turn.kind == "small", "serve": serve,
+                "ingredients": list(ingredients), "recipe": recipe.to_json(),
             }  # fmt: skip
             yield Proposal(
-                self.method.name, spec, recipe, self.task.fingerprint, self.seed, attempt, kind="estimate",
+                self.method.name, spec, values, self.task.fingerprint, self.seed, attempt, kind="estimate",
                 counted=count(spec), seconds=1.0,
             )  # fmt: skip
 
@@ -156,36 +164,35 @@ class _Wave:
         further = max(1, int(math.log(max(1.0, least), SHRINK)))
         return min(last + further, MOST_DRAWS - 1) if last < MOST_DRAWS - 1 else MOST_DRAWS
 
-    def drawn(self, family: str, number: int, attempt: int, small: bool) -> Any:
-        """One network of a family, or None if the bounds leave none."""
-        image = self.task.inputs.fields["image"].shape
-        space = family_space(family, image, len(self.task.classes))
-        rng = generator(self.seed, "draw", family, number, attempt)
-        if attempt == MOST_DRAWS - 1:
-            return space.spec(smallest(space, "macs"))
-        fraction = rng.uniform(0.15, 0.5) if small else rng.uniform(0.85, 1.0)
-        macs = self.most_macs() / SHRINK**attempt * RANGE ** -rng.uniform(0.0, 1.0)
-        macs = _macs_bound(macs if small else macs / fraction)
-        limits = Budget.parse(", ".join(map(str, [*self.budget.of("counted").bounds, *macs])))
-        try:
-            return space.spec(near(space, limits, fraction, rng))
-        except ImpossibleBudget:
-            return None
-
-    def most_macs(self) -> float:
-        """Multiply-adds with which the final training has the fewest epochs that are worth it."""
+    def most_macs(self, speed: float) -> float:
+        """Multiply-adds with which the final training has the fewest epochs that are worth it, at a family's speed."""
         examples = len(self.task.split("train"))
-        return self.method.speed * self.share.slots * self.share.finals[0] / (FEWEST_EPOCHS * examples)
+        return speed * self.share.slots * self.share.finals[0] / (FEWEST_EPOCHS * examples)
 
     # Rungs
 
     def first_rung(self) -> list[Proposal]:
-        """Every drawn network that is inside the budget, up to the rung's number; all if none could be measured."""
+        """Every drawn network that is inside the budget and fast enough, up to the rung's number.
+
+        All that are fast enough if nothing could be measured.
+        """
         drawn = [c for c in self.of("draw") if c.state == "done"]
-        known = any(self.budget.verdict(c.cost) != "unknown" for c in drawn)
-        inside = [c for c in drawn if self.budget.verdict(c.cost) == ("in" if known else "unknown")]
-        number, seconds = self.share.rungs[0]
-        return [self.trained(c, [], 0, seconds, c.cost.value("step_seconds")) for c in inside[:number]]
+        known = {spec_id(c.proposal.spec): c.cost for c in drawn if self.budget.verdict(c.cost) != "unknown"}
+        inside = []
+        for c in drawn:
+            cost = known.get(spec_id(c.proposal.spec), c.cost)
+            if self.budget.verdict(cost) == ("in" if known else "unknown"):
+                inside.append(c)
+        inside = self.fast_enough(inside)[: self.share.rungs[0][0]]
+        seconds = self.share.brief(len(inside))
+        return [self.trained(c, [], 0, seconds, c.cost.value("step_seconds")) for c in inside]
+
+    def fast_enough(self, drawn: Sequence[Candidate]) -> list[Candidate]:
+        """Those whose final training would have enough epochs, or half as many as the fastest one's."""
+        steps = self.share.slots * self.share.finals[0] / self.steps_per_epoch()
+        epochs = {c.id: steps / c.cost.value("step_seconds") for c in drawn}
+        least = min(FEWEST_EPOCHS, TOO_SLOW * max((epochs[c.id] for c in drawn if not is_small(c)), default=0.0))
+        return [c for c in drawn if epochs[c.id] >= least]
 
     def next_rung(self) -> list[Proposal]:
         """The better third trains on, of those that are not small."""
@@ -199,9 +206,8 @@ class _Wave:
         return self.proposal(c, "rung", rung, steps, [Parent(p.id, "rung") for p in parents], seconds)
 
     def step(self, candidate: Candidate) -> float:
-        """Seconds of a step of a candidate's network on one core."""
-        name = spec_id(candidate.proposal.spec)
-        return next(c.cost.value("step_seconds") for c in self.of("draw") if spec_id(c.proposal.spec) == name)
+        """Seconds of a step of a candidate's network by its recipe on one core."""
+        return next(c.cost.value("step_seconds") for c in self.of("draw") if training_of(c) == training_of(candidate))
 
     def steps(self, parents: Sequence[Candidate]) -> int:
         return int(parents[0].proposal.recipe["steps"]) if parents else 0
@@ -220,24 +226,53 @@ class _Wave:
         proposals = [self.proposal(c, "time", c.proposal.rung, 1, (), 1.0) for c in self.finalists()]
         return [replace(p, threads=self.share.slots, kind="estimate") for p in proposals]
 
+    def held(self) -> list[Proposal]:
+        """The winner's final training up to where its learning rate begins to fall, on all cores.
+
+        That is where it shows how long its steps take, so that the rest can fill the time that is left. Nothing where
+        the data, not the time, end the training, or where this part is short.
+        """
+        for final in self.finals():
+            steps, before = final.recipe["steps"], self.steps([self.parent_of(final)])
+            whole = read_recipe(final.recipe["recipe"])
+            fall = whole.schedule.decay if isinstance(whole.schedule, StableDecay) else 1.0
+            until = round((1.0 - fall) * steps)
+            if final.recipe["small"] or steps >= self.most_steps():
+                return []
+            if until - before < LEAST_HELD * steps:
+                return []
+            seconds = final.seconds * (until - before) / (steps - before)
+            c, rung = self.parent_of(final), len(self.share.rungs)
+            return [replace(self.proposal(c, "held", rung, until, final.parents, seconds), threads=self.share.slots)]
+        return []
+
     def finals(self) -> list[Proposal]:
         """The winner trains on in most of the time; what it cannot use goes to the next; the small one has its own."""
-        paces = {spec_id(c.proposal.spec): c.cost.value("step_seconds") for c in self.of("time") if c.state == "done"}
+        paces = {training_of(c): c.cost.value("step_seconds") for c in self.of("time") if c.state == "done"}
+        held = {c.parent("rung"): c for c in self.of("held") if c.state == "done"}
         left, own = self.share.finals
         proposals: list[Proposal] = []
         for c in self.finalists():
-            step = paces.get(spec_id(c.proposal.spec))
+            step, before = paces.get(training_of(c)), self.steps([c])
+            parent = held.get(c.id, c)
+            if parent is not c:
+                seconds = parent.cost.value("train_seconds")
+                left, step = left - seconds, seconds / (self.steps([parent]) - before)
+                before = self.steps([parent])
             seconds = own if is_small(c) else left
             least = LEAST_FINAL * self.share.finals[0] if proposals and not is_small(c) else step
-            if step is None or least is None or seconds < least:
+            if step is None or least is None or (seconds < least and parent is c):
                 continue
-            before = self.steps([c])
-            steps = min(round(seconds / step), max(1, self.most_steps() - before))
+            steps = max(1, min(round(seconds / step), self.most_steps() - before))
             left -= 0.0 if is_small(c) else steps * step
-            parent = [Parent(c.id, "rung")]
-            proposal = self.proposal(c, "final", len(self.share.rungs), before + steps, parent, steps * step)
+            number = len(self.share.rungs) + bool(held)
+            proposal = self.proposal(c, "final", number, before + steps, [Parent(parent.id, "rung")], steps * step)
             proposals.append(replace(proposal, threads=self.share.slots))
         return proposals
+
+    def parent_of(self, proposal: Proposal) -> Candidate:
+        """The candidate that a proposal continues."""
+        return next(c for c in self.seen if c.id == proposal.parents[0].id)
 
     def views(self) -> list[Proposal]:
         """The final networks, answering with the mean over the image and its mirror image."""
@@ -254,12 +289,13 @@ class _Wave:
     ) -> Proposal:
         """A proposal for a candidate's network."""
         epochs = steps / self.steps_per_epoch() if steps else 1.0
-        recipe = self.method.recipe.rung(epochs, last=phase == "final")
+        recipe = read_recipe(c.proposal.recipe["recipe"]).replace(schedule=self.method.recipe.schedule)
         values: Json = {
             "phase": phase,
             "family": c.proposal.recipe["family"],
             "small": is_small(c),
-            "recipe": recipe.to_json(),
+            "ingredients": c.proposal.recipe["ingredients"],
+            "recipe": recipe.rung(epochs, last=phase == "final").to_json(),
             "steps": steps,
         }
         return Proposal(
@@ -280,5 +316,7 @@ def is_small(candidate: Candidate) -> bool:
     return bool(candidate.proposal.recipe["small"])
 
 
-def _macs_bound(limit: float) -> tuple[Bound, ...]:
-    return (Bound(Quantity("macs"), False, max(1.0, round(limit))),)
+def training_of(candidate: Candidate) -> tuple[str, str]:
+    """What tells one training from another whatever its length: the network and the recipe."""
+    recipe = read_recipe(candidate.proposal.recipe["recipe"])
+    return spec_id(candidate.proposal.spec), digest(recipe.lineage())

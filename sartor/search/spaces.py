@@ -1,7 +1,8 @@
 """The spaces the main job samples: small ones of strong networks, one per family, suited to an image size.
 
 A configuration is a structure and a ``width`` that scales it, so that any structure can be brought as near to a
-budget as whole multiples of channels allow (``near``).
+budget as whole multiples of channels allow (``near``). Families of convolutional nets are here, those of
+transformers in ``spaces_attention``.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from sartor.core.space import Config, Space
 from sartor.cost.counters import out_size
 from sartor.models.anynet import AnyNet, BlockKind, Stage, Stem
 from sartor.models.network import count
+from sartor.models.vision.hardnet import Harmonic
 from sartor.models.vision.preact_resnet import Unit
 from sartor.models.vision.regnet import Line, XBlock, fit_groups, quantised_line
 from sartor.models.vision.res2net import MultiScale
 from sartor.models.vision.resnet import Basic, Bottleneck
 from sartor.models.vision.simplenet import PlainUnit, SimpleNet
+from sartor.search.spaces_attention import ATTENTION, attention_space, unsuited
+from sartor.search.spaces_attention import Image as Image
 
-Image = tuple[int, int, int]  # channels, height, width
 Net = AnyNet | SimpleNet
 Fitted = tuple[int, BlockKind]  # a stage's width, made to fit its block, and the block
 MOST_STAGES = 4
@@ -55,8 +58,8 @@ class Family:
     """What tells one family from another: its genes beside the common ones, its block, and what its nets have.
 
     ``block`` makes a wanted width fit; families without one are plain nets, whose stages end in poolings. ``line``
-    families take stage depths and widths from a quantised line. Families that are not ``usual`` are searched only
-    where they are asked for.
+    families take stage depths and widths from a quantised line. ``deep_stem`` makes a stem that pools three
+    convolutions and its pooling another.
     """
 
     block: Callable[[int, Config], Fitted] | None
@@ -64,7 +67,7 @@ class Family:
     line: bool = False
     stem_norm: bool = True
     most_stem: int = 64
-    usual: bool = True
+    deep_stem: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -95,6 +98,15 @@ def _x(se: float, width: int, config: Config) -> Fitted:
     return width, XBlock(width, width // group_width, se)
 
 
+def _dense(width: int, config: Config) -> Fitted:
+    growth = max(2, 2 * round(width * config["growth"] / 2))
+    return width, Harmonic(config["layers"], growth, config["multiplier"])
+
+
+def _gated(width: int, config: Config) -> Fitted:
+    return width, Bottleneck(rounded(width * config["bottle_ratio"]), shortcut="D", se=0.25)
+
+
 _GROUP_WIDTH = Int("group_width", 8, 32, 1, "power2_uniform")  # narrower groups take more time than wider ones
 _PREACT = {"names": "preact", "final_norm": True}
 _REGNET = {"names": "regnet", "fc_std": 0.01}
@@ -105,36 +117,50 @@ FAMILIES: Mapping[str, Family] = {  # in the order of their turns, where not all
     "preact_resnet": Family(_preact, (Choice("bottle_ratio", (0.25, 0.5)),), options=_PREACT),
     "regnetx": Family(partial(_x, 0.0), (_GROUP_WIDTH,), line=True, most_stem=32, options=_REGNET),
     "resnext": Family(_grouped, (_GROUP_WIDTH, Choice("bottle_ratio", (0.5, 1.0)))),
-    "res2net": Family(_split, (Choice("scale", (2, 3, 4, 6)), Choice("bottle_ratio", (0.5, 1.0))), usual=False),
-    "simplenet": Family(None, usual=False),
-}
+    "simplenet": Family(None),
+    "resnet_rs": Family(
+        _gated, (Choice("bottle_ratio", (0.25, 0.5)),), deep_stem=True, options={"fc_std": 0.01, "zero_gamma": True}
+    ),
+    "hardnet": Family(
+        _dense,
+        (
+            Choice("layers", (4, 8, 16), (3.0, 2.0, 1.0)),
+            Choice("multiplier", (1.6, 1.7)),
+            Real("growth", 0.1, 0.4, 0.05),
+        ),
+        options={"names": "hardnet", "act": "relu6"},
+    ),
+    "res2net": Family(_split, (Choice("scale", (2, 3, 4, 6)), Choice("bottle_ratio", (0.5, 1.0)))),
+}  # fmt: skip
 
 
 def families() -> tuple[str, ...]:
-    """The names ``family_space`` takes."""
-    return tuple(FAMILIES)
-
-
-def usual_families() -> tuple[str, ...]:
-    """Those that are searched where none is asked for."""
-    return tuple(name for name, family in FAMILIES.items() if family.usual)
+    """The names ``family_space`` takes, in the order of their turns."""
+    return (*FAMILIES, *ATTENTION)
 
 
 def check_families(names: Sequence[str]) -> tuple[str, ...]:
     """The names as given, each once; raises SpecError for one that is no family."""
     for name in names:
-        if name not in FAMILIES:
-            raise SpecError(unknown("family", name, FAMILIES))
+        if name not in families():
+            raise SpecError(unknown("family", name, families()))
     return tuple(dict.fromkeys(names))
+
+
+def why_unsuited(name: str, image: Image) -> str:
+    """Why a family has no network for images of (channels, height, width), or nothing."""
+    return unsuited(name, image) if name in ATTENTION else ""
 
 
 def family_space(name: str, image: Image, classes: int) -> Space:
     """The space of a family for images of (channels, height, width).
 
     Stems and numbers of stages are those that leave maps of 4 to 8 pixels a side (2 to 8 for images below 24) to the
-    last stage. Raises SpecError for an unknown family.
+    last stage; transformers keep up to 14. Raises SpecError for an unknown family, or images that do not suit one.
     """
     check_families((name,))
+    if name in ATTENTION:
+        return attention_space(name, image, classes)
     family, side = FAMILIES[name], min(image[1:])
     layouts = _layouts(side, family.line)
     genes = (Choice("stem", tuple(layouts)), *(_line_genes(side) if family.line else _stage_genes(side, layouts)))
@@ -250,7 +276,10 @@ def _net(family: Family, image: Image, classes: int, config: Config, shape: list
     for number, (depth, wanted) in enumerate(shape):
         width, block = family.block(wanted, config)
         stages.append(Stage(block, depth, width, then if number == 0 else 2))
-    stem = Stem(min(stages[0].width, family.most_stem), kernel, stride, pool, family.stem_norm)
+    width = min(stages[0].width, family.most_stem)
+    stem = Stem(width, kernel, stride, pool, family.stem_norm)
+    if family.deep_stem and pool:
+        stem = Stem(width, 3, stride, "conv", before=(max(4, width // 2),) * 2)
     return AnyNet(stem, tuple(stages), classes, image[0], image[1:], **family.options)
 
 

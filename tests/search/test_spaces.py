@@ -5,7 +5,7 @@ import torch
 from sartor.core.budget import Budget
 from sartor.core.errors import ImpossibleBudget, SpecError
 from sartor.models.network import build
-from sartor.search.spaces import check_families, families, family_space, rounded, usual_families
+from sartor.search.spaces import check_families, families, family_space, rounded, why_unsuited
 from sartor.search.spaces_near import near, nearest, smallest, widened
 from sartor.testing.spaces import check_space
 
