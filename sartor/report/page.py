@@ -170,6 +170,7 @@ def _test_note(findings: Findings) -> str:
 def _story(findings: Findings) -> Json:
     return {
         "families": story.family_rows(findings),
+        "recipes": story.recipe_rows(findings),
         "rungs": story.rung_rows(findings),
         "failures": story.failures(findings),
         "states": story.states(findings),

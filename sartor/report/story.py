@@ -11,18 +11,22 @@ from sartor.core.spec import Json
 from sartor.core.units import format_duration
 from sartor.report.findings import Findings, family_of
 from sartor.report.text import quality_text
+from sartor.runs.fates import family_fates, ingredients_text, recipe_fates
 
 _MOST = 40  # lines of a list
 
 
 def family_rows(findings: Findings) -> list[Json]:
-    """Every family: how many candidates, how many failed, the best quality, why it was dropped if it was."""
+    """Every family: how many candidates, how many failed, the best quality, and what became of it."""
     groups: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in findings.candidates:
         groups[family_of(candidate)].append(candidate)
-    dropped = findings.facts["dropped"] or {}
+    fates = family_fates(
+        findings.candidates, findings.facts["dropped"] or {}, findings.metric, findings.budget,
+        str(findings.winner.get("id", "")),
+    )  # fmt: skip
     rows = []
-    for name in [*groups, *(name for name in dropped if name not in groups)][:_MOST]:
+    for name in [*groups, *(name for name in fates if name not in groups)][:_MOST]:
         found = groups.get(name, [])
         rows.append(
             {
@@ -30,10 +34,22 @@ def family_rows(findings: Findings) -> list[Json]:
                 "candidates": sum(c.parent("rung") is None for c in found),
                 "failed": sum(c.state == "failed" for c in found),
                 "best": _best(findings, found),
-                "note": str(dropped.get(name, "")),
+                "note": fates.get(name, ""),
             }
         )
     return rows
+
+
+def recipe_rows(findings: Findings) -> list[Json]:
+    """Every recipe that was drawn, if there are several: the best quality, and what became of it."""
+    fates = recipe_fates(
+        findings.candidates, findings.metric, findings.budget, str(findings.winner.get("id", ""))
+    )  # fmt: skip
+    groups: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in findings.candidates:
+        groups[ingredients_text(candidate)].append(candidate)
+    rows = [{"name": name, "best": _best(findings, groups[name]), "note": note} for name, note in fates.items()]
+    return rows[:_MOST] if len(rows) > 1 else []
 
 
 def rung_rows(findings: Findings) -> list[Json]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from sartor.core.budget import Budget
 from sartor.core.candidate import Candidate
 from sartor.core.errors import ImpossibleBudget
-from sartor.core.protocols import Method
 from sartor.runs.clock import Clock
 from sartor.runs.delivery import deliver
 from sartor.runs.executor import LocalExecutor
@@ -25,6 +24,7 @@ from sartor.search.halving import SuccessiveHalving
 from sartor.tasks.image_classification import ImageClassification
 
 RESERVE, RESERVED = 18.0, 0.3  # seconds kept for measuring and export, but at most this share of the time
+EXPORTING = 0.03  # share of the time kept for that beyond the reserve when final trainings are planned
 MEASURING = 0.25  # share of the time that measuring drawn networks may take
 LEAST = 5.0  # seconds that the first trainings get even if the time is up: without them there is no answer
 STOPPING = 10.0  # seconds workers get to write their checkpoints when the user interrupts
@@ -115,14 +115,16 @@ class _Job:
         finally:
             executor.close()
 
-    def evaluate_waves(self, method: Method, executor: LocalExecutor) -> None:
+    def evaluate_waves(self, method: SuccessiveHalving, executor: LocalExecutor) -> None:
         """Evaluate what was asked for and not done yet, then ask for more, until there is no more or the time is up."""
         while self.deadline() > time.time():
             seen = self.ledger.candidates()
             waiting = [c for c in seen if c.state in ("waiting", "running")]
             if not waiting:
                 self.measure_draws(seen)
-                proposals = method.propose(self.task, self.budget, self.ledger.candidates(), self.request.seed)
+                seen = self.ledger.candidates()
+                method = self.told_what_is_left(method, seen)
+                proposals = method.propose(self.task, self.budget, seen, self.request.seed)
                 if not proposals:
                     break
                 waiting = [Candidate.of(proposal) for proposal in proposals]
@@ -130,6 +132,14 @@ class _Job:
             self.listener.wave(waiting)
             executor.run([c.proposal for c in waiting], finished=self.record, deadline=self.deadline())
         self.check_possible()
+
+    def told_what_is_left(self, method: SuccessiveHalving, seen: Sequence[Candidate]) -> SuccessiveHalving:
+        """The method with the seconds left for its final trainings, written down once when the search has ended."""
+        left = self.ledger.fact("left")
+        if left is None and method.searched(seen):
+            left = max(0.0, self.clock.left() - self.reserve - EXPORTING * self.request.time)
+            self.ledger.keep(left=left)
+        return method if left is None else replace(method, left=float(left))  # type: ignore[arg-type]
 
     def deadline(self) -> float:
         """When training must end; later while no candidate was judged, for there must be one."""

@@ -16,6 +16,7 @@ from sartor.core.errors import RunError
 from sartor.core.front import Front
 from sartor.core.spec import Json
 from sartor.runs.delivery import BEST, front_fields
+from sartor.runs.fates import family_fates, recipe_fates
 from sartor.runs.measuring import SERVED
 from sartor.runs.run import Run
 from sartor.runtime.classifier import ImageClassifier
@@ -72,10 +73,28 @@ class Result:
     def front(self) -> Front:
         """The measured candidates that none other is better and cheaper than; empty before they are measured."""
         task = self.facts.get("task", {})
-        metric = Metric(task.get("metric", "accuracy"), task.get("higher_is_better", True))
         return Front.of(
-            self.candidates, task=task.get("fingerprint", ""), metric=metric, fields=front_fields(self.budget)
+            self.candidates, task=task.get("fingerprint", ""), metric=self.metric, fields=front_fields(self.budget)
         )
+
+    @cached_property
+    def families(self) -> dict[str, str]:
+        """Every family the run knew and what became of it: "chosen", or at which rung it was dropped and why."""
+        winner = self.facts.get("winner", {})
+        return family_fates(
+            self.candidates, self.facts.get("dropped", {}), self.metric, self.budget, winner.get("id", "")
+        )
+
+    @cached_property
+    def recipes(self) -> dict[str, str]:
+        """The recipes that were drawn, by what they have other than the default, and what became of each."""
+        return recipe_fates(self.candidates, self.metric, self.budget, self.facts.get("winner", {}).get("id", ""))
+
+    @property
+    def metric(self) -> Metric:
+        """What candidates are compared by."""
+        task = self.facts.get("task", {})
+        return Metric(task.get("metric", "accuracy"), task.get("higher_is_better", True))
 
     @property
     def report(self) -> Path:

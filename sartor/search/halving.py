@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, ClassVar
 
 from sartor.core.budget import Budget
@@ -32,10 +33,11 @@ from sartor.training.schedules import StableDecay
 
 MOST_EPOCHS = 300.0  # beyond this a small data set teaches a network nothing more
 FEWEST_EPOCHS = 15.0  # a network too slow for so many in the final training is not trained
-TOO_SLOW = 0.5  # but one that gets this share of the fastest one's epochs is
+TOO_SLOW = 0.6  # but one that gets this share of the epochs of the one in the middle is
 MOST_FINALISTS = 4
 LEAST_FINAL = 0.1  # share of the final time that is worth another training
-LEAST_HELD = 0.1  # share of the steps of a final training that is worth a part of its own
+LEAST_HELD = 0.15  # share of the steps of a final training that its first part has at least
+FINAL_JUDGING = 4.0  # seconds for each of the parts of final trainings to start and to be judged
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class SuccessiveHalving:
 
     ``recipe`` is what candidates' recipes begin from; ``speeds`` has for each family the multiply-adds per second
     that training does on one core (counting those of the forward pass); ``mirror`` says that mirror images keep their
-    class, so that flips may augment and answers may be averaged over both views.
+    class, so that flips may augment and answers may be averaged over both views. ``left`` are the seconds that were
+    left when the search had ended, where that was recorded: it may have taken longer than the share had planned.
     """
 
     families: tuple[str, ...]
@@ -52,6 +55,7 @@ class SuccessiveHalving:
     share: TimeShare
     speeds: Mapping[str, float]
     mirror: bool = False
+    left: float | None = None
     name: ClassVar[str] = "halving"
 
     def applies(self, task: Task, parents: Sequence[Candidate]) -> str | None:
@@ -74,6 +78,11 @@ class SuccessiveHalving:
         if not wave.of("final"):
             return wave.finals()
         return wave.views() if self.mirror and not wave.of("views") else []
+
+    def searched(self, seen: Sequence[Candidate]) -> bool:
+        """Whether the last rung has been trained."""
+        last = len(self.share.rungs) - 1
+        return any(c.proposal.recipe["phase"] == "rung" and c.proposal.rung == last for c in seen)
 
     def evaluate(self, proposal: Proposal, task: Any, tools: Tools) -> tuple[Servable | None, Cost]:
         """Time, train or re-serve one network."""
@@ -188,10 +197,11 @@ class _Wave:
         return [self.trained(c, [], 0, seconds, c.cost.value("step_seconds")) for c in inside]
 
     def fast_enough(self, drawn: Sequence[Candidate]) -> list[Candidate]:
-        """Those whose final training would have enough epochs, or half as many as the fastest one's."""
+        """Those whose final training would have enough epochs, or nearly as many as that of the one in the middle."""
         steps = self.share.slots * self.share.finals[0] / self.steps_per_epoch()
         epochs = {c.id: steps / c.cost.value("step_seconds") for c in drawn}
-        least = min(FEWEST_EPOCHS, TOO_SLOW * max((epochs[c.id] for c in drawn if not is_small(c)), default=0.0))
+        middle = median([epochs[c.id] for c in drawn if not is_small(c)] or [0.0])
+        least = min(FEWEST_EPOCHS, TOO_SLOW * middle)
         return [c for c in drawn if epochs[c.id] >= least]
 
     def next_rung(self) -> list[Proposal]:
@@ -230,16 +240,14 @@ class _Wave:
         """The winner's final training up to where its learning rate begins to fall, on all cores.
 
         That is where it shows how long its steps take, so that the rest can fill the time that is left. Nothing where
-        the data, not the time, end the training, or where this part is short.
+        the data, not the time, end the training.
         """
         for final in self.finals():
             steps, before = final.recipe["steps"], self.steps([self.parent_of(final)])
             whole = read_recipe(final.recipe["recipe"])
             fall = whole.schedule.decay if isinstance(whole.schedule, StableDecay) else 1.0
-            until = round((1.0 - fall) * steps)
-            if final.recipe["small"] or steps >= self.most_steps():
-                return []
-            if until - before < LEAST_HELD * steps:
+            until = max(round((1.0 - fall) * steps), before + round(LEAST_HELD * (steps - before)))
+            if final.recipe["small"] or not before < until < steps or steps >= self.most_steps():
                 return []
             seconds = final.seconds * (until - before) / (steps - before)
             c, rung = self.parent_of(final), len(self.share.rungs)
@@ -250,7 +258,7 @@ class _Wave:
         """The winner trains on in most of the time; what it cannot use goes to the next; the small one has its own."""
         paces = {training_of(c): c.cost.value("step_seconds") for c in self.of("time") if c.state == "done"}
         held = {c.parent("rung"): c for c in self.of("held") if c.state == "done"}
-        left, own = self.share.finals
+        left, own = self.final_seconds()
         proposals: list[Proposal] = []
         for c in self.finalists():
             step, before = paces.get(training_of(c)), self.steps([c])
@@ -269,6 +277,14 @@ class _Wave:
             proposal = self.proposal(c, "final", number, before + steps, [Parent(parent.id, "rung")], steps * step)
             proposals.append(replace(proposal, threads=self.share.slots))
         return proposals
+
+    def final_seconds(self) -> tuple[float, float]:
+        """Seconds for the winner with those after it, and for the small one: as planned, or of what is left."""
+        if self.method.left is None:
+            return self.share.finals
+        small = self.share.finals[1] / sum(self.share.finals)
+        left = max(0.5 * self.method.left, self.method.left - 3.0 * FINAL_JUDGING)
+        return (1.0 - small) * left, small * left
 
     def parent_of(self, proposal: Proposal) -> Candidate:
         """The candidate that a proposal continues."""

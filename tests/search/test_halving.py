@@ -10,13 +10,15 @@ from sartor.core.budget import Budget
 from sartor.core.candidate import Candidate, Metric, Quality
 from sartor.core.cost import Amount, Cost
 from sartor.core.seams import Signature
+from sartor.search.drawing import turns
 from sartor.search.halving import MOST_EPOCHS, SuccessiveHalving, is_small
 from sartor.search.sharing import TimeShare
-from sartor.search.spaces import usual_families
+from sartor.search.spaces import families
 from sartor.training.quick import quick
 from sartor.training.recipe import read_recipe
 
 BUDGET = Budget.parse("params<60k")
+SUITED = tuple(family for family in families() if family != "levit")
 
 
 class Task:
@@ -31,7 +33,8 @@ class Task:
 
 
 def method(seconds: float = 300.0, mirror: bool = True) -> SuccessiveHalving:
-    return SuccessiveHalving(usual_families(), quick(5000, 32), TimeShare.of(seconds, 2), 2e10, mirror)
+    share = TimeShare.of(seconds, 2, families=len(SUITED))
+    return SuccessiveHalving(SUITED, quick(5000, 32), share, dict.fromkeys(SUITED, 2e10), mirror)
 
 
 def ended(candidate: Candidate, number: int, budget: Budget = BUDGET) -> Candidate:
@@ -44,6 +47,9 @@ def ended(candidate: Candidate, number: int, budget: Budget = BUDGET) -> Candida
             latency = Amount(1e-7 * p.counted.value("macs"), "ms", "measured", "here", 0.0)
             cost = cost | Cost({str(bound.quantity): latency})
         return candidate.having(state="done", cost=cost)
+    if p.recipe["phase"] == "held":
+        cost = candidate.cost | Cost({"train_seconds": Amount(p.seconds, "s", "measured")})
+        return candidate.having(state="done", cost=cost, quality=Quality({"accuracy": 0.7}, "valid", 500))
     if number % 5 == 4:
         return candidate.having(state="failed", why="a loss that is not finite")
     value = 0.5 + 0.001 * int(candidate.id[:2], 16) + 0.1 * p.rung
@@ -65,8 +71,8 @@ def phases(waves: list[list[Candidate]]) -> list[str]:
 
 def test_waves_follow_one_another_and_end() -> None:
     waves = play(method(), Task())
-    assert phases(waves) == ["draw", "rung", "rung", "time", "final", "views"]
-    assert len(waves[0]) == TimeShare.of(300.0, 2).draws
+    assert phases(waves) == ["draw", "rung", "rung", "rung", "time", "held", "final", "views"]
+    assert len(waves[0]) == TimeShare.of(300.0, 2, families=len(SUITED)).draws
     assert len({c.id for wave in waves for c in wave}) == sum(map(len, waves))
 
 
@@ -99,6 +105,62 @@ def test_the_better_third_trains_on_from_where_it_was() -> None:
         assert c.proposal.spec == parent.proposal.spec
         assert c.proposal.recipe["steps"] > parent.proposal.recipe["steps"]
         assert {**c.proposal.recipe["recipe"], "epochs": 0} == {**parent.proposal.recipe["recipe"], "epochs": 0}
+        assert c.proposal.recipe["ingredients"] == parent.proposal.recipe["ingredients"]
+
+
+def test_every_family_is_drawn_and_trained() -> None:
+    draws, rung = play(method(), Task())[:2]
+    assert {c.proposal.recipe["family"] for c in draws if not is_small(c)} == {*SUITED}
+    assert {c.proposal.recipe["family"] for c in rung} == {*SUITED}
+    assert sum(is_small(c) for c in draws) == 2
+
+
+def test_some_drawn_networks_compete_with_themselves_by_another_recipe() -> None:
+    draws = play(method(), Task())[0]
+    others = [c for c in draws if c.proposal.recipe["ingredients"]]
+    assert others
+    for c in others:
+        twin = next(d for d in draws if d.proposal.spec == c.proposal.spec)
+        assert not twin.proposal.recipe["ingredients"]
+        assert twin.proposal.recipe["recipe"] != c.proposal.recipe["recipe"]
+
+
+def test_transformers_train_by_adamw() -> None:
+    kinds = {c.proposal.recipe["family"]: c.proposal.recipe["recipe"]["optimiser"] for c in play(method(), Task())[0]}
+    assert [kinds[family]["kind"] for family in ("vit", "swin", "resnet")] == ["adamw", "adamw", "sgd"]
+
+
+def test_short_runs_draw_of_the_first_families_only() -> None:
+    kinds = [(turn.kind, turn.family) for turn in turns(4, SUITED)]
+    assert kinds == [*(("first", family) for family in SUITED[:3]), ("small", SUITED[0])]
+    later = [turn.kind for turn in turns(20, SUITED)]
+    assert later == ["first"] * 12 + ["small"] * 2 + ["recipe", "recipe", "further"] * 2
+
+
+def test_what_is_too_slow_is_not_trained() -> None:
+    draws = [ended(Candidate.of(p), 0) for p in method().propose(Task(), BUDGET, [], 0)]  # type: ignore[arg-type]
+    slow = draws[0].having(cost=draws[0].cost | Cost({"step_seconds": Amount(3.0, "s", "measured")}))
+    rung = method().propose(Task(), BUDGET, [slow, *draws[1:]], 0)  # type: ignore[arg-type]
+    assert slow.proposal.spec not in [p.spec for p in rung if p.recipe["ingredients"] == []]
+    assert len(rung) == len(draws) - 1
+    everything = [c.having(cost=c.cost | Cost({"step_seconds": Amount(3.0, "s", "measured")})) for c in draws]
+    assert len(method().propose(Task(), BUDGET, everything, 0)) == len(draws)  # type: ignore[arg-type]
+
+
+def test_the_final_training_fills_the_time_that_its_first_part_left() -> None:
+    waves = play(method(), Task())
+    draws = [c for wave in waves[:-3] for c in wave]
+    (held,) = waves[-3]
+    assert held.parent("rung") in {c.id for c in waves[3]}
+    for factor in (0.8, 1.0, 1.3):
+        seconds = factor * held.proposal.seconds
+        slower = held.having(cost=held.cost | Cost({"train_seconds": Amount(seconds, "s", "measured")}))
+        final = method().propose(Task(), BUDGET, [*draws, slower], 0)[0]  # type: ignore[arg-type]
+        assert final.parents[0].id == held.id
+        before = next(c for c in draws if c.id == held.parent("rung")).proposal.recipe["steps"]
+        pace = seconds / (held.proposal.recipe["steps"] - before)
+        whole = seconds + pace * (final.recipe["steps"] - held.proposal.recipe["steps"])
+        assert whole == pytest.approx(method().share.finals[0], rel=0.02)
 
 
 def test_competitors_get_equal_time_and_all_fit_into_the_run() -> None:
@@ -109,7 +171,7 @@ def test_competitors_get_equal_time_and_all_fit_into_the_run() -> None:
 
 
 def test_a_small_network_trains_beside_the_winner() -> None:
-    final = play(method(), Task())[4]
+    final = play(method(), Task())[-2]
     costs = [c.cost.value("params") for c in final]
     assert min(costs) <= max(costs) / 2
     assert all(c.proposal.threads == 2 for c in final)
@@ -118,7 +180,7 @@ def test_a_small_network_trains_beside_the_winner() -> None:
 
 
 def test_a_small_data_set_is_not_trained_on_for_ever() -> None:
-    final = play(method(3600.0), Task(200))[4]
+    final = play(method(3600.0), Task(200))[-2]
     for c in final:
         assert c.proposal.recipe["recipe"]["epochs"] <= MOST_EPOCHS + 1
     assert len(final) > 2  # the time goes to others
@@ -131,7 +193,7 @@ def test_without_mirror_images_there_are_no_views() -> None:
 def test_views_cost_twice_and_stay_inside_the_budget() -> None:
     views = play(method(), Task())[-1]
     assert all(c.parent("init") for c in views)
-    final = {c.id: c for c in play(method(), Task())[4]}
+    final = {c.id: c for c in play(method(), Task())[-2]}
     for c in views:
         assert c.cost.value("macs") == 2 * final[c.parent("init")].cost.value("macs")  # type: ignore[index]
         assert c.cost.value("params") == final[c.parent("init")].cost.value("params")  # type: ignore[index]
