@@ -20,6 +20,7 @@ KINDS = {
     "sartor.models.vision.deit": ("vit",),
     "sartor.models.vision.swin": ("swin",),
     "sartor.models.vision.levit": ("levit",),
+    "sartor.models.vision.vit_resnas": ("vit-resnas",),
     "sartor.models.vision.regnet": ("regnet_x", "regnet_conv"),
     "sartor.models.vision.hardnet": ("harmonic",),
     "sartor.models.vision.residual_mlp": ("residual-mlp",),

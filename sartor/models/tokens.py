@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sartor.models.layers import Path, UnsetConv2d, UnsetLinear, drop_path, place_paths
+from sartor.models.layers import Conv, Path, UnsetConv2d, UnsetLinear, drop_path, place_paths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +84,18 @@ class Patches(NamedTuple):
     def build(self) -> nn.Module:
         """The module."""
         return UniformConv2d(self.w_in, self.w_out, self.side, self.side)
+
+
+class UniformConv(Conv):
+    """A convolution with the framework's initial weights."""
+
+    __slots__ = ()
+
+    def build(self) -> nn.Module:
+        """The module."""
+        w_in, w_out, kernel, stride, groups, bias, padding = self
+        same = (kernel - 1) // 2 if padding is None else padding
+        return UniformConv2d(w_in, w_out, kernel, stride, same, groups=groups, bias=bias)
 
 
 class UniformConv2d(UnsetConv2d):
