@@ -185,13 +185,17 @@ class TokenBlock(nn.Module):
 
     def __init__(self, parts: Mapping[str, Mapping[str, Layer]]) -> None:
         super().__init__()
-        self.parts, self.drop_rate = parts, 0.0
+        self.parts, self.drop_rate, self.branch_scale = parts, 0.0, 1.0
         place_paths(self, tuple(Path(layers) for layers in parts.values()))
 
     def branch(self, name: str, x: Tensor) -> Tensor:
-        """The output of one branch, with stochastic depth."""
-        out = getattr(self, f"run_{name}")(x)
-        return out if name in self.replacing else drop_path(out, self.drop_rate, self.training)
+        """The output of one branch; of one that is added, with the block's factor and stochastic depth on it."""
+        out: Tensor = getattr(self, f"run_{name}")(x)
+        if name in self.replacing:
+            return out
+        if self.branch_scale != 1.0:
+            out = out * self.branch_scale
+        return drop_path(out, self.drop_rate, self.training)
 
     def join(self, name: str, x: Tensor, branch: Tensor) -> Tensor:
         """What follows from a branch and its input."""

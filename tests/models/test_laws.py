@@ -32,7 +32,7 @@ def test_full_networks(name, thin):
 
 SCALED = (
     "resnet18", "resnext50_32x4d", "resnetv2_50", "wrn40_2_b131_cifar", "regnety_032", "residual_mlp4_64", "resnetrs50",
-    "seres2net50_26w_4s",
+    "seres2net50_26w_4s", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "levit_128s", "vit_resnas_tiny",
 )  # fmt: skip
 
 

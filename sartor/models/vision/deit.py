@@ -43,7 +43,7 @@ class ViT(ImageSpec):
 
     ``mlp`` is the hidden width of a block's perceptron over its width. ``size`` is the only height and width the
     network runs at. All matrices start from N(0, ``fc_std``^2), the patches' convolution from
-    the framework's uniform whatever ``init`` says.
+    the framework's uniform whatever ``init`` says. ``branch_scale`` and ``readout_scale`` are as in ``AnyNet``.
     """
 
     kind: ClassVar[str] = "vit"
@@ -58,6 +58,8 @@ class ViT(ImageSpec):
     size: tuple[int, int] = (224, 224)
     dropout: float = 0.0
     drop_path: float = 0.0
+    branch_scale: float = 1.0
+    readout_scale: float = 1.0
     init: Literal["fan_in"] = "fan_in"
     fc_std: float = STD
 
@@ -175,7 +177,7 @@ class ViTBackbone(TransformerBackbone):
         for path in blocks.values():
             place(self, path, ViTBlock(spec.block_parts(), spec.heads))
         place_paths(self, (spec.neck_path(), spec.head_path()))
-        self._walk(blocks, ("norm",), spec.drop_path)
+        self._walk(blocks, ("norm",))
         tokens = Port("x", "stream", spec.width, "NLC", spec.patch, prefix=1)
         pooled = Port("x", "stream", spec.width, "ND", 0)
         self.seams = tuple(
@@ -184,6 +186,7 @@ class ViTBackbone(TransformerBackbone):
 
     def initialise(self) -> None:
         """Called when the weights are drawn: the class token and the positions."""
+        super().initialise()
         nn.init.normal_(self.cls_token, 0.0, EPS)
         nn.init.normal_(self.pos_embed, 0.0, STD)
 
@@ -205,7 +208,7 @@ class ViTBackbone(TransformerBackbone):
     def _run_head(self, x: Tensor) -> Tensor:
         if self.spec.dropout:
             x = F.dropout(x, self.spec.dropout, self.training)
-        return self.head(x)  # type: ignore[no-any-return]
+        return self.head(self._scaled(x))  # type: ignore[no-any-return]
 
 
 def fit_positions(state: dict[str, Tensor], key: str, own: Tensor, grid: Size, prefix: int) -> list[str]:

@@ -52,7 +52,8 @@ class ViTResNAS(ImageSpec):
     ``mid`` is the width of the stem's three convolutions; 0 leaves them out, so that patches are embedded at once.
     ``distilled`` adds a token and a classifier on it, averaged with the first. ``size`` is the only height and width
     the network runs at. ``dropout`` is of the embedded tokens. All matrices start from N(0, ``fc_std``^2),
-    convolutions from the framework's uniform whatever ``init`` says.
+    convolutions from the framework's uniform whatever ``init`` says. ``branch_scale`` and ``readout_scale`` are as in
+    ``AnyNet``.
     """
 
     kind: ClassVar[str] = "vit-resnas"
@@ -70,6 +71,8 @@ class ViTResNAS(ImageSpec):
     size: tuple[int, int] = (224, 224)
     dropout: float = 0.0
     drop_path: float = 0.0
+    branch_scale: float = 1.0
+    readout_scale: float = 1.0
     init: Literal["fan_in"] = "fan_in"
     fc_std: float = STD
 
@@ -206,12 +209,13 @@ class ViTResNASBackbone(TransformerBackbone):
             port = Port("x", "stream", site.width, "NLC", spec.patch * 2**site.stage, prefix=spec.tokens)
             seams.append(Seam(name, site.stage + 1, (port,)))
         place_paths(self, (spec.end_path(),))
-        self._walk(blocks, ("norm",), spec.drop_path)
+        self._walk(blocks, ("norm",))
         last, pooled = len(spec.widths), Port("x", "stream", spec.tokens * spec.widths[-1], "ND", 0)
         self.seams = (*seams, Seam("norm", last, (port,)), Seam("pool", last, (pooled,)))
 
     def initialise(self) -> None:
         """Called when the weights are drawn: tokens and positions."""
+        super().initialise()
         for name, parameter in self.named_parameters():
             if name.rpartition(".")[2] in self.embeddings:
                 nn.init.normal_(parameter, 0.0, STD)
@@ -257,6 +261,7 @@ class ViTResNASBackbone(TransformerBackbone):
         return x[:, : self.spec.tokens].flatten(1)
 
     def _run_head(self, x: Tensor) -> Tensor:
+        x = self._scaled(x)
         if not self.spec.distilled:
             return self.head(x)  # type: ignore[no-any-return]
         width = self.spec.widths[-1]
