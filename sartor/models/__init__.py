@@ -21,6 +21,7 @@ KINDS = {
     "sartor.models.vision.swin": ("swin",),
     "sartor.models.vision.fcn": ("fcn",),
     "sartor.models.vision.levit": ("levit",),
+    "sartor.models.vision.vit_resnas": ("vit-resnas",),
     "sartor.models.vision.regnet": ("regnet_x", "regnet_conv"),
     "sartor.models.vision.hardnet": ("harmonic",),
     "sartor.models.vision.hardnet_segmentation": ("dense-unet",),

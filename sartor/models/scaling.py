@@ -56,19 +56,33 @@ def deeper(spec: Any, factor: int) -> Any:
     """A network with so many times the blocks; raises SpecError where the spec has no depth to multiply."""
     if isinstance(spec, AnyNet):
         return spec.replace(stages=tuple(replace(s, depth=factor * s.depth) for s in spec.stages))
-    if not hasattr(spec, "depth"):
-        raise SpecError(f"a {spec.kind} network has no depth to multiply")
-    return spec.replace(depth=factor * spec.depth)
+    if spec.kind == "vit-resnas":  # a stage is what its blocks are
+        return spec.replace(**{n: tuple(factor * stage for stage in getattr(spec, n)) for n in ("heads", "hidden")})
+    return _multiplied(spec, ("depth", "depths"), "depth", factor)
 
 
 def wider(spec: Any, factor: int) -> Any:
-    """A network so many times as wide, in as many groups; raises SpecError where the spec has no width to multiply."""
+    """A network so many times as wide, in as many groups but so many times the heads of attention.
+
+    Raises SpecError where the spec has no width to multiply.
+    """
     if isinstance(spec, AnyNet):
         stem = replace(spec.stem, width=factor * spec.stem.width)
         return spec.replace(stem=stem, stages=tuple(_wider(stage, factor) for stage in spec.stages))
-    if not hasattr(spec, "width"):
-        raise SpecError(f"a {spec.kind} network has no width to multiply")
-    return spec.replace(width=factor * spec.width)
+    names = ("width", "widths", "heads", "hidden", "mid") if hasattr(spec, "heads") else ("width",)
+    return _multiplied(spec, names, "width", factor)
+
+
+def _multiplied(spec: Any, names: tuple[str, ...], what: str, factor: int) -> Any:
+    """The spec with those of its fields multiplied, value by value."""
+
+    def times(value: Any) -> Any:
+        return tuple(map(times, value)) if isinstance(value, tuple) else factor * value
+
+    changes = {name: times(getattr(spec, name)) for name in names if hasattr(spec, name)}
+    if not changes:
+        raise SpecError(f"a {spec.kind} network has no {what} to multiply")
+    return spec.replace(**changes)
 
 
 def _wider(stage: Stage, factor: int) -> Stage:

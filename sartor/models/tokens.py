@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sartor.models.layers import Path, UnsetConv2d, UnsetLinear, drop_path, place_paths
+from sartor.models.layers import Conv, Path, UnsetConv2d, UnsetLinear, drop_path, place_paths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +84,18 @@ class Patches(NamedTuple):
     def build(self) -> nn.Module:
         """The module."""
         return UniformConv2d(self.w_in, self.w_out, self.side, self.side)
+
+
+class UniformConv(Conv):
+    """A convolution with the framework's initial weights."""
+
+    __slots__ = ()
+
+    def build(self) -> nn.Module:
+        """The module."""
+        w_in, w_out, kernel, stride, groups, bias, padding = self
+        same = (kernel - 1) // 2 if padding is None else padding
+        return UniformConv2d(w_in, w_out, kernel, stride, same, groups=groups, bias=bias)
 
 
 class UniformConv2d(UnsetConv2d):
@@ -173,13 +185,17 @@ class TokenBlock(nn.Module):
 
     def __init__(self, parts: Mapping[str, Mapping[str, Layer]]) -> None:
         super().__init__()
-        self.parts, self.drop_rate = parts, 0.0
+        self.parts, self.drop_rate, self.branch_scale = parts, 0.0, 1.0
         place_paths(self, tuple(Path(layers) for layers in parts.values()))
 
     def branch(self, name: str, x: Tensor) -> Tensor:
-        """The output of one branch, with stochastic depth."""
-        out = getattr(self, f"run_{name}")(x)
-        return out if name in self.replacing else drop_path(out, self.drop_rate, self.training)
+        """The output of one branch; of one that is added, with the block's factor and stochastic depth on it."""
+        out: Tensor = getattr(self, f"run_{name}")(x)
+        if name in self.replacing:
+            return out
+        if self.branch_scale != 1.0:
+            out = out * self.branch_scale
+        return drop_path(out, self.drop_rate, self.training)
 
     def join(self, name: str, x: Tensor, branch: Tensor) -> Tensor:
         """What follows from a branch and its input."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, fx, nn
 
 from sartor.core.errors import SpecError
@@ -41,11 +42,12 @@ class TransformerBackbone(Stepwise):
     embeddings: tuple[str, ...] = ()  # parameters by the last part of their name
     biases: tuple[str, ...] = ()  # parameters of more than one dimension that are added to what is attended
 
-    def _walk(self, blocks: Mapping[str, str], neck: Sequence[str], rate: float) -> None:
-        """Take up the blocks (seam -> module path), the steps after them, and the rate of stochastic depth."""
+    def _walk(self, blocks: Mapping[str, str], neck: Sequence[str]) -> None:
+        """Take up the blocks (seam -> module path) and the steps after them; give blocks their rate and factor."""
         self._blocks = dict(blocks)
         for index, name in enumerate(blocks):
-            self._block(name).drop_rate = rate * index / max(1, len(blocks) - 1)
+            self._block(name).drop_rate = self.spec.drop_path * index / max(1, len(blocks) - 1)
+            self._block(name).branch_scale = self.spec.branch_scale
         self.steps = ("stem", *blocks, *neck, "pool", "head")
         self.taps = tuple(f"{name}.{part}" for name in blocks for part in self._block(name).parts)
 
@@ -63,6 +65,34 @@ class TransformerBackbone(Stepwise):
             block, x = self._block(step), self._enter(step, x)
             return checkpointed(block, x) if self.checkpointing and self.training else block(x)
         return getattr(self, f"_run_{step}")(x)  # type: ignore[no-any-return]
+
+    def initialise(self) -> None:
+        """Called when the weights are drawn, matrices with one deviation whatever their width.
+
+        Inside a network wider than its base they start smaller, by the root of what the classifier's input is
+        multiplied by; the classifier starts as it is (muP, table 8 of arXiv 2203.03466).
+        """
+        with torch.no_grad():
+            for name, role in self.roles().items():
+                weight = self.get_parameter(name)
+                if role.kind == "hidden" and weight.ndim == 2:
+                    weight.mul_(self.spec.readout_scale**0.5)
+
+    def deploy(self) -> Any:
+        """Itself, or with factors other than 1 a copy that has them in its weights."""
+        spec = self.spec
+        if spec.branch_scale == spec.readout_scale == 1.0:
+            return self
+        factors = {f"{name}.weight": spec.readout_scale for name in self.readouts}
+        for name, path in self._blocks.items():
+            block = self._block(name)
+            for last in (list(layers)[-1] for part, layers in block.parts.items() if part not in block.replacing):
+                factors |= dict.fromkeys((f"{path}.{last}.weight", f"{path}.{last}.bias"), spec.branch_scale)
+        state = {name: tensor.detach() * factors.get(name, 1) for name, tensor in self.state_dict().items()}
+        with torch.device("meta"):
+            plain = spec.replace(branch_scale=1.0, readout_scale=1.0).build()
+        plain.load_state_dict(state, assign=True)
+        return plain.to(next(self.parameters()).device).train(self.training)
 
     def roles(self) -> dict[str, Role]:
         """The role of every parameter, for parametrisations and weight-decay groups; each branch counts."""
@@ -95,6 +125,10 @@ class TransformerBackbone(Stepwise):
     def _sized(self, images: Tensor) -> Tensor:
         """The images, if they have the size of the spec."""
         return demand_size(images, self.spec.size, self.spec.kind)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """What a classifier reads, with its factor."""
+        return x if self.spec.readout_scale == 1.0 else x * self.spec.readout_scale
 
     def _enter(self, step: str, x: Tensor) -> Tensor:
         """What a block gets of what crosses the seam before it."""

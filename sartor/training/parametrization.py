@@ -54,7 +54,8 @@ class DepthMup:
 
     ``alpha`` 1/2 is Depth-muP, the only one of these that keeps features diverse along the depth; 1 is the limit of
     an ordinary differential equation. The default ``constant`` makes the base network the one that it would be
-    without. Carrying over is proven for blocks of one layer; with more it holds in part.
+    without. Carrying over is proven for blocks of one layer; with more it holds in part. All widths inside a network
+    grow together, and with them the number of attention's heads, not the width of one.
     """
 
     kind: ClassVar[str] = "depth-mup"
@@ -90,11 +91,11 @@ class DepthMup:
 
     def lr_factors(self, roles: Mapping[str, Role], rule: Rule) -> dict[str, float]:
         """What the learning rate of each parameter is multiplied by."""
-        readout = next(name for name, role in roles.items() if role.kind == "readout")
-        own_bias = f"{readout.removesuffix('.weight')}.bias"
-        wider = self._widening(roles[readout].fan_in)
+        readouts = [name for name, role in roles.items() if role.kind == "readout"]
+        own_biases = {f"{name.removesuffix('.weight')}.bias" for name in readouts}
+        wider = self._widening(roles[readouts[0]].fan_in)
         return {
-            name: 1.0 if name == own_bias else self._factor(role, wider, bool(rule.normalised))
+            name: 1.0 if name in own_biases else self._factor(role, wider, bool(rule.normalised))
             for name, role in roles.items()
         }
 

@@ -7,6 +7,13 @@ SMALL = {
     "levit": {"widths": (16, 24, 32), "depths": (2, 1, 1), "heads": (2, 3, 2), "key": 8, "size": (96, 112)},
     "residual-mlp": {"width": 16, "depth": 3, "size": (6, 4)},
     "swin": {"width": 12, "depths": (2, 2, 1), "heads": (1, 2, 3), "window": 3, "size": (44, 32)},
+    "vit-resnas": {
+        "widths": (12, 16, 20),
+        "head_dims": (4, 6, 8),
+        "heads": ((2, 3), (2,), (3, 1)),
+        "hidden": ((16, 20), (24,), (20, 28)),
+        "size": (56, 112),
+    },
 }
 
 

@@ -17,6 +17,7 @@ SPECS = {
     "regnet": spec_of("regnety_002", classes=10),
     "vit": spec_of("deit_tiny_patch16_224", classes=10, size=(32, 32), drop_path=0.2),
     "levit": spec_of("levit_128s", classes=10, size=(32, 32), drop_path=0.2),
+    "vit_resnas": spec_of("vit_res_tiny", classes=10, patch=8, size=(32, 32), drop_path=0.2),
     "swin": spec_of("swin_tiny_patch4_window7_224", classes=10, size=(32, 32), drop_path=0.2),
 }
 

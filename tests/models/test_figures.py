@@ -127,6 +127,12 @@ PUBLISHED = {
     "simpnet_cifar_5m": (5_478_223, None),
     "simpnet_cifar_9m": (8_902_729, None),
     "simpnet_mnist": (1_393_600, None),
+    "vit_res_tiny": (42_012_736, 1_794_378_240),
+    "vit_resnas_tiny": (40_793_552, 1_782_630_272),
+    "vit_resnas_small": (63_724_108, 2_845_501_856),
+    "vit_resnas_medium": (96_442_672, 4_513_135_936),
+    "vit_resnas_tiny_super": (84_814_464, 3_497_553_920),
+    "vit_resnas_small_super": (155_318_528, 6_260_342_784),
 }
 MILLIONS = {  # published rounded to 0.1 M
     "wide_resnet18_1_5": 25.9,

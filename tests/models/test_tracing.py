@@ -40,6 +40,7 @@ NAMES = [
     "deit_tiny_patch16_224",
     "swin_tiny_patch4_window7_224",
     "levit_128s",
+    "vit_resnas_tiny",
 ]
 UNITS = {
     "scaled": Unit(shortcut=Scaling(0.5, 0.5)),

@@ -32,6 +32,14 @@ SMALL = {
     "deit_tiny_patch16_224": {"width": 48, "depth": 2, "size": (48, 64)},
     "swin_tiny_patch4_window7_224": {"width": 24, "depths": (2, 2), "heads": (3, 6), "size": (36, 60)},
     "levit_128s": {"size": (48, 80)},
+    "vit_resnas_tiny": {
+        "widths": (24, 40),
+        "head_dims": (8, 12),
+        "heads": ((2, 4), (3,)),
+        "hidden": ((32, 48), (64,)),
+        "patch": 8,
+        "size": (48, 80),
+    },
 }
 
 

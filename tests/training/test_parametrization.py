@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sartor.core.errors import SpecError, TrainingError
 from sartor.core.protocols import Role
-from sartor.models.network import build
+from sartor.models.network import build, spec_of
 from sartor.models.vision.preact_resnet import Scaling, preact_resnet_cifar
 from sartor.models.vision.residual_mlp import ResidualMLP
 from sartor.training.classification import groups_for, spec_for
@@ -73,6 +73,20 @@ def test_what_the_theory_does_not_give_is_refused():
     plain = preact_resnet_cifar(20, shortcut=Scaling(shortcut=0.0))
     with pytest.raises(TrainingError, match="no residual branches"):
         DepthMup().spec_for(plain)
+
+
+def test_every_classifier_is_a_readout():
+    spec = spec_of("levit_128s", widths=(16, 24), depths=(1, 1), heads=(2, 3), key=8, size=(32, 32))
+    roles = build(spec, device="meta").roles()
+    factors = DepthMup(base_width=6).lr_factors(roles, SGD())
+    assert [factors[f"{name}.linear.{leaf}"] for name in ("head", "head_dist") for leaf in ("weight", "bias")] == [
+        4, 1, 4, 1,
+    ]  # fmt: skip
+
+
+def test_a_network_that_knows_no_factors_is_refused():
+    with pytest.raises(TrainingError, match="a dla network has no factors on branches and readout"):
+        DepthMup().spec_for(spec_of("dla60"))
 
 
 def growth(depth, **changes):

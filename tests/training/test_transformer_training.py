@@ -14,6 +14,14 @@ NETWORKS = {
     "deit_tiny_patch16_224": {"width": 24, "depth": 2, "patch": 8},
     "swin_tiny_patch4_window7_224": {"width": 12, "depths": (2, 2), "heads": (1, 2), "window": 3},
     "levit_128s": {"widths": (16, 24), "depths": (1, 1), "heads": (2, 3), "key": 8},
+    "vit_res_tiny": {
+        "widths": (16, 24),
+        "head_dims": (8, 8),
+        "heads": ((2,), (3,)),
+        "hidden": ((32,), (48,)),
+        "patch": 4,
+        "mid": 16,
+    },
 }
 
 

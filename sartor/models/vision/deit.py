@@ -43,7 +43,7 @@ class ViT(ImageSpec):
 
     ``mlp`` is the hidden width of a block's perceptron over its width. ``size`` is the only height and width the
     network runs at. All matrices start from N(0, ``fc_std``^2), the patches' convolution from
-    the framework's uniform whatever ``init`` says.
+    the framework's uniform whatever ``init`` says. ``branch_scale`` and ``readout_scale`` are as in ``AnyNet``.
     """
 
     kind: ClassVar[str] = "vit"
@@ -58,6 +58,8 @@ class ViT(ImageSpec):
     size: tuple[int, int] = (224, 224)
     dropout: float = 0.0
     drop_path: float = 0.0
+    branch_scale: float = 1.0
+    readout_scale: float = 1.0
     init: Literal["fan_in"] = "fan_in"
     fc_std: float = STD
 
@@ -91,19 +93,7 @@ class ViT(ImageSpec):
 
     def block_parts(self) -> Mapping[str, Mapping[str, Layer]]:
         """The layers of a block's two branches."""
-        width, hidden = self.width, int(self.mlp * self.width)
-        attn: dict[str, Layer] = {
-            "norm1": LayerNorm(width, EPS),
-            "attn.qkv": Dense(width, 3 * width),
-            "attn.attend": Attention(self.heads, width // self.heads, width // self.heads),
-            "attn.proj": Dense(width, width),
-        }
-        mlp: dict[str, Layer] = {
-            "norm2": LayerNorm(width, EPS),
-            "mlp.fc1": Dense(width, hidden),
-            "mlp.fc2": Dense(hidden, width),
-        }
-        return {"attn": attn, "mlp": mlp}
+        return vit_parts(self.width, self.heads, self.width // self.heads, int(self.mlp * self.width))
 
     def neck_path(self) -> Path:
         """The norm before the class token is taken; its cost does not depend on the size."""
@@ -135,12 +125,28 @@ def deit(width: int, depth: int, heads: int) -> ViT:
     return ViT(width, depth, heads)
 
 
-class ViTBlock(TokenBlock):
-    """Attention among all tokens, then a perceptron on each; both normalise their input."""
+def vit_parts(width: int, heads: int, key: int, hidden: int) -> Mapping[str, Mapping[str, Layer]]:
+    """The layers of a block's two branches: ``heads`` heads of width ``key``, a perceptron of width ``hidden``."""
+    attn: dict[str, Layer] = {
+        "norm1": LayerNorm(width, EPS),
+        "attn.qkv": Dense(width, 3 * heads * key),
+        "attn.attend": Attention(heads, key, key),
+        "attn.proj": Dense(heads * key, width),
+    }
+    mlp: dict[str, Layer] = {
+        "norm2": LayerNorm(width, EPS),
+        "mlp.fc1": Dense(width, hidden),
+        "mlp.fc2": Dense(hidden, width),
+    }
+    return {"attn": attn, "mlp": mlp}
 
-    def __init__(self, spec: ViT) -> None:
-        super().__init__(spec.block_parts())
-        self.heads = spec.heads
+
+class ViTBlock(TokenBlock):
+    """Attention of ``heads`` heads among all tokens, then a perceptron on each; both normalise their input."""
+
+    def __init__(self, parts: Mapping[str, Mapping[str, Layer]], heads: int) -> None:
+        super().__init__(parts)
+        self.heads = heads
 
     def run_attn(self, x: Tensor) -> Tensor:
         """Multi-head self-attention of the normalised tokens."""
@@ -169,9 +175,9 @@ class ViTBackbone(TransformerBackbone):
         place_paths(self, (spec.embedding_path(spec.size), spec.stem_path()))
         blocks = {f"stage1.{i + 1}": f"blocks.{i}" for i in range(spec.depth)}
         for path in blocks.values():
-            place(self, path, ViTBlock(spec))
+            place(self, path, ViTBlock(spec.block_parts(), spec.heads))
         place_paths(self, (spec.neck_path(), spec.head_path()))
-        self._walk(blocks, ("norm",), spec.drop_path)
+        self._walk(blocks, ("norm",))
         tokens = Port("x", "stream", spec.width, "NLC", spec.patch, prefix=1)
         pooled = Port("x", "stream", spec.width, "ND", 0)
         self.seams = tuple(
@@ -180,20 +186,13 @@ class ViTBackbone(TransformerBackbone):
 
     def initialise(self) -> None:
         """Called when the weights are drawn: the class token and the positions."""
+        super().initialise()
         nn.init.normal_(self.cls_token, 0.0, EPS)
         nn.init.normal_(self.pos_embed, 0.0, STD)
 
     def fit_state(self, state: dict[str, Tensor]) -> list[str]:
         """Resize a checkpoint's positions, in ``state``, where they are of another square grid; says what it did."""
-        given, (_, length, width) = state.get("pos_embed"), self.pos_embed.shape
-        if given is None or given.ndim != 3 or given.shape[1] == length or given.shape[2] != width:
-            return []
-        side = round((given.shape[1] - 1) ** 0.5)
-        if side < 1 or side * side != given.shape[1] - 1:
-            return []
-        grid = self.spec.grid(self.spec.size)
-        state["pos_embed"] = resize_positions(given, (side, side), grid)
-        return [f"pos_embed resized from {side}x{side} positions to {grid[0]}x{grid[1]}"]
+        return fit_positions(state, "pos_embed", self.pos_embed, self.spec.grid(self.spec.size), prefix=1)
 
     def _run_stem(self, x: Tensor) -> Tensor:
         patches = self.patch_embed.proj(self._sized(x)).flatten(2).transpose(1, 2)
@@ -209,12 +208,24 @@ class ViTBackbone(TransformerBackbone):
     def _run_head(self, x: Tensor) -> Tensor:
         if self.spec.dropout:
             x = F.dropout(x, self.spec.dropout, self.training)
-        return self.head(x)  # type: ignore[no-any-return]
+        return self.head(self._scaled(x))  # type: ignore[no-any-return]
 
 
-def resize_positions(positions: Tensor, old: Size, new: Size) -> Tensor:
-    """Positions (1, 1 + old area, width), the class token's first, for another grid: bicubic, antialiased."""
-    first, grid = positions[:, :1], positions[:, 1:]
+def fit_positions(state: dict[str, Tensor], key: str, own: Tensor, grid: Size, prefix: int) -> list[str]:
+    """Resize the positions of a square grid that ``state`` has under a key to our ``own``, of ``grid``; says it did."""
+    given, (_, length, width) = state.get(key), own.shape
+    if given is None or given.ndim != 3 or given.shape[1] == length or given.shape[2] != width:
+        return []
+    side = round(max(given.shape[1] - prefix, 0) ** 0.5)
+    if side < 1 or side * side != given.shape[1] - prefix:
+        return []
+    state[key] = resize_positions(given, (side, side), grid, prefix)
+    return [f"{key} resized from {side}x{side} positions to {grid[0]}x{grid[1]}"]
+
+
+def resize_positions(positions: Tensor, old: Size, new: Size, prefix: int = 1) -> Tensor:
+    """Positions (1, prefix + old area, width), those of tokens first, for another grid: bicubic, antialiased."""
+    first, grid = positions[:, :prefix], positions[:, prefix:]
     image = grid.float().reshape(1, *old, -1).permute(0, 3, 1, 2)
     image = F.interpolate(image, new, mode="bicubic", antialias=True)
     return torch.cat([first, image.flatten(2).transpose(1, 2).to(positions.dtype)], 1)

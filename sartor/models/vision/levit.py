@@ -52,7 +52,8 @@ class Levit(ImageSpec):
     a head for each ``key`` of the width before). ``size`` is the only height and width the network runs at.
     ``distilled`` has a second classifier, averaged with the first; ``fused`` is the deployed form: one classifier,
     batch norms folded into the layers before them (into the classifier after it). Costs are those of the deployed
-    form, whichever this is.
+    form, whichever this is. ``branch_scale`` and ``readout_scale`` are as in ``AnyNet``; the classifiers' first weights
+    do not depend on them.
     """
 
     kind: ClassVar[str] = "levit"
@@ -68,6 +69,8 @@ class Levit(ImageSpec):
     fused: bool = False
     dropout: float = 0.0
     drop_path: float = 0.0
+    branch_scale: float = 1.0
+    readout_scale: float = 1.0
     init: Literal["fan_out", "fan_in"] = "fan_out"
     fc_std: float = 0.0
 
@@ -234,7 +237,7 @@ class LevitBackbone(TransformerBackbone):
             port = Port("x", "stream", site.w_out, "NLC", STRIDE * 2**site.stage)
             seams.append(Seam(name, site.stage + 1, (port,)))
         place_paths(self, (spec.head_path(),))
-        self._walk(blocks, (), spec.drop_path)
+        self._walk(blocks, ())
         self.seams = (*seams, Seam("pool", len(spec.widths), (Port("x", "stream", spec.widths[-1], "ND", 0),)))
         leaf = "" if spec.fused else ".linear"
         self.inputs = (f"stem.conv1{leaf}",)
@@ -247,15 +250,17 @@ class LevitBackbone(TransformerBackbone):
 
     def deploy(self) -> LevitBackbone:
         """The fused form, with weights of its own: norms folded, the two classifiers averaged into one."""
-        if self.spec.fused:
-            return self
-        with torch.device(self.stem.conv1.linear.weight.device), torch.no_grad():
-            other = self.spec.replace(fused=True, distilled=False).build()
-            state = {key: value for key, value in self.state_dict().items() if key.endswith(".attention_biases")}
-            for path, module in self.named_modules():
-                if hasattr(module, "linear") and path not in self.spec.classifiers():
+        plain: LevitBackbone = super().deploy()
+        spec = plain.spec
+        if spec.fused:
+            return plain
+        with torch.device(plain.stem.conv1.linear.weight.device), torch.no_grad():
+            other = spec.replace(fused=True, distilled=False).build()
+            state = {key: value for key, value in plain.state_dict().items() if key.endswith(".attention_biases")}
+            for path, module in plain.named_modules():
+                if hasattr(module, "linear") and path not in spec.classifiers():
                     state[f"{path}.weight"], state[f"{path}.bias"] = _folded(module)
-            heads = [_folded_head(self.get_submodule(name)) for name in self.spec.classifiers()]
+            heads = [_folded_head(plain.get_submodule(name)) for name in spec.classifiers()]
             for leaf, values in zip(("weight", "bias"), zip(*heads, strict=True), strict=True):
                 state[f"head.{leaf}"] = sum(values[1:], values[0]) / len(values)
             state = {key: value.detach().clone() for key, value in state.items()}
@@ -282,11 +287,11 @@ class LevitBackbone(TransformerBackbone):
 
     def _run_head(self, x: Tensor) -> Tensor:
         if self.spec.fused:
-            return self.head(x)  # type: ignore[no-any-return]
+            return self.head(self._scaled(x))  # type: ignore[no-any-return]
         logits = []
         for name in self.spec.classifiers():
             head: Any = self.get_submodule(name)
-            logits.append(head.linear(F.dropout(head.bn(x), self.spec.dropout, self.training)))
+            logits.append(head.linear(F.dropout(self._scaled(head.bn(x)), self.spec.dropout, self.training)))
         mean: Tensor = sum(logits[1:], logits[0]) / len(logits)
         return mean
 

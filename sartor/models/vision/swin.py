@@ -60,7 +60,8 @@ class Swin(ImageSpec):
 
     ``depths`` and ``heads`` are by stage, ``mlp`` is the hidden width of a block's perceptron over its width. ``size``
     is the only height and width the network runs at. All matrices start from N(0, ``fc_std``^2), the patches'
-    convolution from the framework's uniform whatever ``init`` says.
+    convolution from the framework's uniform whatever ``init`` says. ``branch_scale`` and ``readout_scale`` are as in
+    ``AnyNet``.
     """
 
     kind: ClassVar[str] = "swin"
@@ -76,6 +77,8 @@ class Swin(ImageSpec):
     size: tuple[int, int] = (224, 224)
     dropout: float = 0.0
     drop_path: float = 0.0
+    branch_scale: float = 1.0
+    readout_scale: float = 1.0
     init: Literal["fan_in"] = "fan_in"
     fc_std: float = STD
 
@@ -255,7 +258,7 @@ class SwinBackbone(TransformerBackbone):
             blocks[name], sites[name] = path, site
         place_paths(self, (spec.end_path(),))
         self._merging = {name: site.stage for name, site in sites.items() if site.stage and not site.block}
-        self._walk(blocks, ("norm",), spec.drop_path)
+        self._walk(blocks, ("norm",))
         seams = [Seam("stem", 0, (Port("x", "stream", spec.width, "NCHW", spec.patch),))]
         for name, site in sites.items():
             port = Port("x", "stream", site.width, "NCHW", spec.patch * 2**site.stage)
@@ -304,7 +307,7 @@ class SwinBackbone(TransformerBackbone):
     def _run_head(self, x: Tensor) -> Tensor:
         if self.spec.dropout:
             x = F.dropout(x, self.spec.dropout, self.training)
-        return self.head.fc(x)  # type: ignore[no-any-return]
+        return self.head.fc(self._scaled(x))  # type: ignore[no-any-return]
 
 
 def relative_index(window: Size, device: torch.device) -> Tensor:
