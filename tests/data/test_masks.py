@@ -43,7 +43,7 @@ def test_a_folder_of_classes_is_not_meant(tmp_path):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
     assert not matches(tmp_path)
-    with pytest.raises(DataError, match="2 pictures without a NAME_mask.png"):
+    with pytest.raises(DataError, match="2 pictures without a NAME_mask"):
         read_pairs(tmp_path)
 
 
