@@ -278,10 +278,10 @@ def _decode_into(
 
         with ThreadPoolExecutor(cores()) as pool:
             for start in range(0, count, _PART):
-                part = range(start, min(start + _PART, count))
-                bad |= {row: why for row, why in zip(part, pool.map(work, part), strict=True) if why}
+                rows = range(start, min(start + _PART, count))
+                bad |= {row: why for row, why in zip(rows, pool.map(work, rows), strict=True) if why}
                 if progress is not None:
-                    progress(part.stop, count)
+                    progress(rows.stop, count)
         for array in arrays.values():
             array.flush()
     return bad

@@ -44,7 +44,7 @@ def matches(path: Path) -> bool:
 
 def read_pairs(path: Path) -> list[Pair]:
     """All pairs, by split and name. Raises DataError for a picture without a mask or a mask without a picture."""
-    folders = [(split, *both) for split, *both in (*_in_two(path), *_annotated(path))]
+    folders = [*_in_two(path), *_annotated(path)]
     if folders:
         return [pair for split, images, masks in folders for pair in _same_stems(split, images, masks)]
     splits = [(exact_split(f.name) or "", f) for f in _folders(path) if exact_split(f.name)]

@@ -12,7 +12,7 @@ from torch import nn
 from sartor.core.errors import TrainingError
 from sartor.core.protocols import Role
 from sartor.core.spec import Json, digest, to_json
-from sartor.training.augment.pipeline import Augment, Augmenter
+from sartor.training.augment.pipeline import Augmenter
 from sartor.training.checkpoint import read_facts
 from sartor.training.devices import find_place
 from sartor.training.loop import Progress, Trained, run
@@ -96,7 +96,7 @@ def plan_for(
     if spec_for(recipe, spec, classes) != spec:
         raise TrainingError(f"the recipe {recipe.name} asks for a network built from spec_for(recipe, spec, classes)")
     loss, tree = _placed_loss(recipe, classes)
-    if not isinstance(recipe.augment, Augment):
+    if recipe.masks is not None:
         raise TrainingError(f"the recipe {recipe.name} is for segmentation; take one of classification, such as quick")
     device = next(backbone.parameters()).device
     order = Repeated(recipe.repeats) if recipe.repeats > 1 else Shuffled()
@@ -132,7 +132,7 @@ def plan_for(
 
 def _placed_loss(recipe: Recipe, classes: Sequence[str]) -> tuple[LogitLoss, Json]:
     """The recipe's loss for the task's classes, and what identifies the tree it is over, if it is over one."""
-    loss: Any = recipe.loss
+    loss = recipe.loss
     if not isinstance(loss, TreeLoss):
         return loss, {}
     if not classes:

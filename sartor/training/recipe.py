@@ -30,7 +30,7 @@ from sartor.training.schedules import Constant, Cosine, Exponential, Poly, Stabl
 @spec_kind
 @dataclass(frozen=True)
 class Recipe:
-    """How an image classifier is trained, or with an augmentation and a loss for masks a segmenter.
+    """How an image classifier is trained; with ``masks``, which then stands for ``augment``, a segmenter.
 
     ``lr`` is for batches of ``lr_batch`` examples; at another ``batch`` it is multiplied by their ratio
     (``lr_scaling`` "linear"), by its root ("sqrt") or not ("none"). It starts at a share ``warmup_from`` of that for
@@ -63,7 +63,8 @@ class Recipe:
     loss: CrossEntropy | BinaryCrossEntropy | SemanticSoftmax | MultiLabel | PixelCrossEntropy | Bootstrapped = field(
         default_factory=CrossEntropy
     )
-    augment: Augment | MaskAugment = field(default_factory=Augment)
+    augment: Augment = field(default_factory=Augment)
+    masks: MaskAugment | None = None
     repeats: int = 1
     size: int = 0
     ema: float = 0.0

@@ -78,7 +78,7 @@ class Poly:
 
     def value(self, step: int, total: int) -> float:
         """From 1 to 0."""
-        return max(0.0, 1.0 - step / total) ** self.power
+        return math.pow(max(0.0, 1.0 - step / total), self.power)
 
 
 @spec_kind
@@ -91,7 +91,7 @@ class Exponential:
 
     def value(self, step: int, total: int) -> float:
         """From 1 to ``end``."""
-        return self.end ** min(1.0, step / total)
+        return math.pow(self.end, min(1.0, step / total))
 
 
 @dataclass(frozen=True)

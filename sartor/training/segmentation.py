@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -51,8 +51,8 @@ def quick_segmentation(examples: int, size: tuple[int, int]) -> Recipe:
     while batch < 16 and 2 * batch * _STEPS <= examples:
         batch *= 2
     height, width = (side if side <= 64 else max(64, side * 3 // 4 // 32 * 32) for side in size)
-    augment: Any = base.augment
-    return base.replace(batch=min(batch, examples), augment=replace(augment, crop=(height, width)))
+    masks = replace(base.masks or MaskAugment(), crop=(height, width))
+    return base.replace(batch=min(batch, examples), masks=masks)
 
 
 def plan_for(
@@ -63,8 +63,8 @@ def plan_for(
     Raises TrainingError if the recipe is none of segmentation or the backbone was not built from what ``spec_for``
     of classification gives for it.
     """
-    augment, loss, spec = recipe.augment, recipe.loss, backbone.spec
-    if not isinstance(augment, MaskAugment) or not isinstance(loss, PixelCrossEntropy | Bootstrapped):
+    masks, loss, spec = recipe.masks, recipe.loss, backbone.spec
+    if masks is None or not isinstance(loss, PixelCrossEntropy | Bootstrapped):
         raise TrainingError(
             f"the recipe {recipe.name} is for classification; take one of segmentation, such as {QUICK}"
         )
@@ -83,7 +83,7 @@ def plan_for(
         turns=[turn],
         schedules={"lr": schedule_for(recipe, len(order.keys(len(examples), seed, 0, 1)) // recipe.batch)},
         until=Until(epochs=recipe.epochs),
-        hooks=Hooks(transform=MaskAugmenter(augment, task.preprocess)),
+        hooks=Hooks(transform=MaskAugmenter(masks, task.preprocess)),
         keep=Keep("averaged" if recipe.ema else "last"),
         numerics=numerics or Numerics(),
         identity={

@@ -124,12 +124,12 @@ def test_schedules():
 
 def test_named_recipes_and_quick():
     assert recipe("hardnet-cityscapes").loss == Bootstrapped()
-    assert recipe("hardnet-camvid").augment.crop == (224, 224)
+    assert recipe("hardnet-camvid").masks.crop == (224, 224)
     quick = quick_segmentation(367, (360, 480))
-    assert (quick.batch, quick.augment.crop) == (16, (256, 352))
+    assert (quick.batch, quick.masks.crop) == (16, (256, 352))
     assert quick_segmentation(3, (24, 32)).batch == 2
     with pytest.raises(SpecError, match="scale must rise"):
-        read_recipe({"augment": {"kind": "mask-augment", "scale": [0.0, 1.0]}})
+        read_recipe({"masks": {"kind": "mask-augment", "scale": [0.0, 1.0]}})
 
 
 SMALL = DenseUNet(((6, 1), (8, 2)), (2, 2), (6, 8), 1.7, (12, 16), classes=3, size=(24, 32))
