@@ -11,21 +11,27 @@ from typing import Any
 
 from sartor.core.budget import Budget
 from sartor.core.cost import Cost
+from sartor.core.errors import SpecError, unknown
 from sartor.core.seams import Signature
 from sartor.core.spec import to_json
 from sartor.core.units import parse_duration
+from sartor.data import masks
 from sartor.models.network import as_spec, count
 from sartor.report.card import write_model_card
 from sartor.report.page import write_report
 from sartor.runs.fit import Request, run_fit
 from sartor.runs.listener import Listener
 from sartor.runs.results import Result
+from sartor.runs.segment import SegmentRequest, run_segmentation
 from sartor.runs.train import TrainRequest, run_train
 from sartor.search.spaces import check_families
 from sartor.training.recipe import Recipe
 from sartor.training.recipe import recipe as find_recipe
+from sartor.training.segmentation import QUICK
 
 RUNS = Path("runs")
+CLASSIFICATION, SEGMENTATION = "image-classification", "segmentation"
+TASKS = ("auto", CLASSIFICATION, SEGMENTATION)
 
 
 def fit(
@@ -66,14 +72,22 @@ def train(
     out: str | PathLike[str] | None = None,
     seed: int = 0,
     strict: bool = False,
+    task: str = "auto",
+    ignore: Sequence[int] = (),
     listener: Listener | None = None,
 ) -> Result | None:
     """Train a named network, spec or JSON form on data by a recipe: a run with one candidate.
 
     ``settings`` such as ``lr=0.004`` change the recipe, ``weights`` is a checkpoint to start from. Under ``torchrun``
-    all processes call this and all but the first get None. Raises SartorError with one line for what is wrong.
+    all processes call this and all but the first get None. ``task`` is "image-classification" or "segmentation", by
+    default what the data look like (``sartor.data.masks``); a network for classes then gets a fully convolutional
+    head, and pixels whose value is in ``ignore`` (default 255) have no class. Raises SartorError with one line for what
+    is wrong.
     """
     chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    kind = _task_of(task, data)
+    if kind == SEGMENTATION and recipe == "quick":
+        chosen = find_recipe(QUICK)
     chosen.replace_from(settings).check()  # a wrong setting is said before data are read
     fitted = None if recipe == "quick" else chosen.to_json()
     name = fspath(data)
@@ -81,11 +95,24 @@ def train(
     label = model if isinstance(model, str) else as_spec(model).kind
     folder = Path(out) if out is not None else RUNS / f"{label}-{run_name(name)}"
     as_spec(plain)  # likewise a wrong name
-    request = TrainRequest(name, plain, fitted, tuple(settings), epochs or 0.0, weights, size, seed, strict)
-    run_train(request, folder, listener or Listener())
+    common = name, plain, fitted, tuple(settings), epochs or 0.0, weights, size
+    if kind == SEGMENTATION:
+        wanted = SegmentRequest(*common, tuple(ignore) or (255,), seed, strict)
+        run_segmentation(wanted, folder, listener or Listener())
+    else:
+        run_train(TrainRequest(*common, seed, strict), folder, listener or Listener())
     if int(os.environ.get("RANK", "0")):
         return None
     return _reported(folder)
+
+
+def _task_of(task: str, data: str | PathLike[str]) -> str:
+    """The kind of task that is asked for, or that the data look like."""
+    if task not in TASKS:
+        raise SpecError(unknown("task", task, TASKS))
+    if task != "auto":
+        return task
+    return SEGMENTATION if masks.matches(Path(data).expanduser()) else CLASSIFICATION
 
 
 def _reported(folder: Path) -> Result:

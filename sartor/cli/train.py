@@ -23,6 +23,8 @@ def train(
     out: Path | None = None,
     seed: int = 0,
     strict: bool = False,
+    task: str = "auto",
+    ignore: list[int] | None = None,
 ) -> None:
     """Train one network on DATA by a recipe; after a kill the same command goes on where it was.
 
@@ -51,6 +53,10 @@ def train(
         The seed of all random choices.
     strict
         Stop at the first unreadable image instead of skipping it.
+    task
+        image-classification or segmentation (default: what the layout of the data says).
+    ignore
+        Of segmentation, values of masks that mean no class (default: 255).
     """
     from sartor.api import train as run
     from sartor.cli.live import LiveDisplay
@@ -60,7 +66,8 @@ def train(
     with LiveDisplay(sys.stderr) as display:
         result = run(
             name_or_spec(model), data, recipe=recipe, epochs=epochs, settings=[*chosen, *(settings or ())],
-            weights=weights, size=size, out=out, seed=seed, strict=strict, listener=display,
+            weights=weights, size=size, out=out, seed=seed, strict=strict, task=task, ignore=ignore or (),
+            listener=display,
         )  # fmt: skip
     if result is not None:
         display.summarise(result)

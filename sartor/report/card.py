@@ -50,13 +50,15 @@ def _header(findings: Findings) -> str:
 
     name = headline.title(findings)
     slug = re.sub(r"[^\w./-]+", "-", name).strip("-./") or "data"
+    masks = findings.task.get("kind") == "segmentation"
+    kind = "image-segmentation" if masks else "image-classification"
     results = [
-        EvalResult("image-classification", slug, name, metric, value, dataset_split=split)
+        EvalResult(kind, slug, name, metric, value, dataset_split=split)
         for split in ("test", "valid")
         for metric, value in (findings.winner.get(split) or {}).items()
     ]
     data = ModelCardData(
-        library_name="sartor", pipeline_tag="image-classification", license="unknown", tags=["sartor", "onnx"],
+        library_name="sartor", pipeline_tag=kind, license="unknown", tags=["sartor", "onnx"],
         datasets=[slug], metrics=[findings.metric.name], model_name=f"sartor-{slug}", eval_results=results or None,
     )  # fmt: skip
     return f"---\n{data.to_yaml()}\n---\n\n"
@@ -67,9 +69,10 @@ def _content(findings: Findings) -> Json:
     classes = [shown(str(name), 40) for name in task.get("classes") or []]
     finished = findings.facts["finished"]
     return {
+        "masks": task.get("kind") == "segmentation",
         "title": headline.title(findings),
         "verdict": headline.verdict(findings),
-        "load": Markup(headline.load_lines(".")),
+        "load": Markup(headline.load_lines(findings, ".")),
         "classes": classes[:_CLASSES],
         "class_count": len(classes),
         "size": " × ".join(map(str, task.get("size") or ())),

@@ -70,11 +70,12 @@ def method_text(amount: Amount) -> str:
     return f"{amount.how} on {amount.on}" if amount.on else amount.how
 
 
-def load_lines(where: str) -> str:
+def load_lines(findings: Findings, where: str) -> str:
     """Three lines of Python that open an exported model and use it."""
+    name = "ImageSegmenter" if findings.task.get("kind") == "segmentation" else "ImageClassifier"
     return (
-        "from sartor.runtime import ImageClassifier\n"
-        f"model = ImageClassifier.open({json.dumps(where, ensure_ascii=False)})\n"
+        f"from sartor.runtime import {name}\n"
+        f"model = {name}.open({json.dumps(where, ensure_ascii=False)})\n"
         'print(model.predict(["picture.jpg"])[0])'
     )
 
@@ -120,9 +121,11 @@ def _train_words(run: Json, data: str) -> list[str]:
         words += ["--epochs", f"{run['epochs']:g}"]
     for setting in run.get("settings", ()):
         words += ["--set", str(setting)]
-    for name in ("weights", "size"):
+    for name in ("weights", "size", "task"):
         if run.get(name):
             words += [f"--{name}", str(run[name])]
+    for value in run.get("ignore", ()):
+        words += ["--ignore", str(value)]
     return words
 
 

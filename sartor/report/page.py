@@ -84,7 +84,7 @@ def _asked_and_found(findings: Findings) -> Json:
         "engine": findings.winner.get("engine", ""),
         "winner_network": spec_text(to_json(chosen.proposal.spec)) if chosen else "",
         "winner_family": family_of(chosen) if chosen else "",
-        "load": _code(headline.load_lines(headline.exported(findings))) if findings.winner else "",
+        "load": _code(headline.load_lines(findings, headline.exported(findings))) if findings.winner else "",
         "predict": headline.predict_line(findings),
     }
 

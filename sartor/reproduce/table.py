@@ -14,6 +14,7 @@ REPRODUCTIONS: Table[Reproduction] = Table(
         "depth-mup": "sartor.reproduce.depth_mup:REPRODUCTION",
         "resnet-strikes-back": "sartor.reproduce.resnet_strikes_back:REPRODUCTION",
         "imagenet21k": "sartor.reproduce.imagenet21k:REPRODUCTION",
+        "hardnet-segmentation": "sartor.reproduce.hardnet_segmentation:REPRODUCTION",
         "regnet": "sartor.reproduce.regnet:REPRODUCTION",
     },
 )

@@ -18,8 +18,7 @@ from sartor.core.spec import Json
 from sartor.runs.clock import Clock
 from sartor.runs.measuring import measure, measured_quantities, served
 from sartor.runs.run import Run
-from sartor.runtime.classifier import ImageClassifier
-from sartor.runtime.description import Description
+from sartor.runtime.opening import open_servable
 
 BEST, JUDGED, WORST = "best", "judged.json", "worst"
 MOST_MEASURED = 4  # members of the counted front that are measured
@@ -83,28 +82,37 @@ def _worth_measuring(candidates: Sequence[Candidate], budget: Budget, task: Any)
 def _judge(run: Run, winner: Candidate, task: Any) -> Json:
     """Answer the test split with the exported model, once; returns the winner's record."""
     folder = run.folder / BEST
-    classifier = ImageClassifier.open(folder)
-    found = task.predictions(classifier, "test")
+    servable = open_servable(folder)
+    found = task.predictions(servable, "test")
     values = dict(found.values())
     shutil.rmtree(run.folder / WORST, ignore_errors=True)
-    judged = {
+    masks = task.kind == "segmentation"
+    write_json(run.folder / JUDGED, _judged_masks(task, found) if masks else _judged_classes(run, task, found, values))
+    return {
+        "id": winner.id,
+        "engine": servable.description.engine,
+        "valid": dict(winner.quality.values) if winner.quality else {},
+        "test": values,
+        "n_test": found.count if masks else len(found.labels),
+        "checks": servable.description.checks,
+        "cost": winner.cost.to_json(),
+    }
+
+
+def _judged_masks(task: Any, found: Any) -> Json:
+    """Pixels of the test split by true and predicted class."""
+    return {"classes": list(task.classes), "pixels": found.confusion.tolist()}
+
+
+def _judged_classes(run: Run, task: Any, found: Any, values: Json) -> Json:
+    """What the report shows of a classifier's answers to the test split."""
+    return {
         "classes": list(task.classes),
         "confusion": found.confusion.tolist(),
         "accuracy": values["accuracy"],
         "macro_accuracy": values["balanced_accuracy"],
         "calibration": found.reliability(),
         "worst": [_picture(run, task, int(i), found, n) for n, i in enumerate(found.worst(_WORST_SHOWN))],
-    }
-    write_json(run.folder / JUDGED, judged)
-    description = Description.read(folder)
-    return {
-        "id": winner.id,
-        "engine": description.engine,
-        "valid": dict(winner.quality.values) if winner.quality else {},
-        "test": values,
-        "n_test": len(found.labels),
-        "checks": description.checks,
-        "cost": winner.cost.to_json(),
     }
 
 

@@ -12,12 +12,13 @@ from sartor.core.candidate import Candidate
 from sartor.core.cost import Cost, Quantity
 from sartor.core.protocols import Task
 from sartor.cost.meters import latency, peak_memory, storage
-from sartor.runtime.classifier import ImageClassifier
 from sartor.runtime.description import CONFIG
 from sartor.runtime.export import export
+from sartor.runtime.opening import open_servable
+from sartor.runtime.segmenter import ImageSegmenter, export_segmenter
 
 SERVED = "served"
-_IMAGES = 256  # images on which exported graphs and engines are compared
+_IMAGES, _MASKS = 256, 4  # images on which exported graphs and engines of classifiers and segmenters are compared
 
 
 def served(run_folder: Path, candidates: Sequence[Candidate], task: Any) -> list[Path]:
@@ -29,15 +30,20 @@ def served(run_folder: Path, candidates: Sequence[Candidate], task: Any) -> list
     images = comparison_images(task)
     for c, folder in missing:
         assert c.artifact is not None
-        export(ImageClassifier.open(run_folder / c.artifact.path, engine="eager"), folder, images, batch=1)
+        servable = open_servable(run_folder / c.artifact.path, engine="eager")
+        if isinstance(servable, ImageSegmenter):
+            export_segmenter(servable, folder, images)
+        else:
+            export(servable, folder, images, batch=1)
     return folders
 
 
 def comparison_images(task: Any) -> Any:
-    """Preprocessed images of ``valid``: uint8 [n, channels, size, size]."""
+    """Preprocessed images of ``valid``: uint8 [n, channels, height, width]."""
     import numpy as np
 
-    return np.stack([task.preprocess.array(raw) for raw in task.serving(_IMAGES, 0)])
+    count = _MASKS if task.kind == "segmentation" else _IMAGES
+    return np.stack([task.preprocess.array(raw) for raw in task.serving(count, 0)])
 
 
 def measure(
@@ -48,7 +54,7 @@ def measure(
     Latencies of all are taken in one process, in turn, once per batch size asked for.
     """
     folders = served(run_folder, candidates, task)
-    openers = [partial(ImageClassifier.open, folder) for folder in folders]
+    openers = [partial(open_servable, folder) for folder in folders]
     found = [Cost() for _ in candidates]
     raw = task.serving(64, 1)
     fields = {q.field for q in quantities}
@@ -57,7 +63,7 @@ def measure(
     for batch in sorted({q.batch for q in quantities if q.field == "peak_memory"}):
         found = [a | peak_memory(o, raw, batch=batch).cost for a, o in zip(found, openers, strict=True)]
     if "storage" in fields:
-        files = [storage(f, ImageClassifier.open(f).files) for f in folders]
+        files = [storage(f, open_servable(f).files) for f in folders]
         found = [a | r.cost for a, r in zip(found, files, strict=True)]
     return [c.having(cost=c.cost | cost) for c, cost in zip(candidates, found, strict=True)]
 

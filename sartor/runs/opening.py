@@ -6,15 +6,16 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from sartor.core.errors import RunError, SartorError
 from sartor.core.files import write_atomic
 from sartor.core.machine import machine
 from sartor.core.spec import Json
 from sartor.runs.run import Run
-from sartor.tasks.image_classification import ImageClassification
 
 SKIPPED = "skipped.jsonl"
+T = TypeVar("T")
 
 
 @contextmanager
@@ -33,12 +34,13 @@ def opened_run(folder: Path, what: Json) -> Iterator[Run]:
             raise
 
 
-def open_task(run: Run, opener: Callable[[], ImageClassification]) -> ImageClassification:
+def open_task(run: Run, opener: Callable[[], T]) -> T:
     """The task; what was skipped and what the data are is kept in the run when it is new.
 
     Raises RunError if the data are not those the run was begun with.
     """
-    task = opener()
+    opened = opener()
+    task: Any = opened
     known = run.ledger.fact("task")
     if known and known["fingerprint"] != task.fingerprint:
         raise RunError(f"the data of run {run.folder} have changed since it began; use another --out")
@@ -46,10 +48,10 @@ def open_task(run: Run, opener: Callable[[], ImageClassification]) -> ImageClass
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in task.skipped)
         write_atomic(run.folder / SKIPPED, lines.encode("utf-8", "surrogateescape"))
         run.ledger.keep(task=_described(task), machine=machine())
-    return task
+    return opened
 
 
-def _described(task: ImageClassification) -> Json:
+def _described(task: Any) -> Json:
     """What a report says of the task."""
     return {
         "name": task.name,

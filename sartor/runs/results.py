@@ -19,7 +19,7 @@ from sartor.runs.delivery import BEST, front_fields
 from sartor.runs.fates import family_fates, recipe_fates
 from sartor.runs.measuring import SERVED
 from sartor.runs.run import Run
-from sartor.runtime.classifier import ImageClassifier
+from sartor.runtime.opening import open_servable
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,15 @@ class Model:
         return dict(self.candidate.quality.values) if self.candidate.quality else {}
 
     @cached_property
-    def classifier(self) -> ImageClassifier:
-        """The opened model."""
-        return ImageClassifier.open(self.folder)
+    def classifier(self) -> Any:
+        """The opened model: an ``ImageClassifier`` or an ``ImageSegmenter``."""
+        return open_servable(self.folder)
 
     def predict(self, raw: Any) -> Any:
         """The answer for one picture (path, bytes, Pillow image, uint8 array HWC), or a list of answers for a list.
 
-        An answer has "label", "index", "probability" and "probabilities". Raises DataError for what is no picture.
+        A classifier's answer has "label", "index", "probability" and "probabilities", a segmenter's "mask" and
+        "shares". Raises DataError for what is no picture.
         """
         if isinstance(raw, Sequence) and not isinstance(raw, str | bytes):
             return self.classifier.predict(raw)

@@ -67,7 +67,7 @@ class Description:
             "engine": self.engine,
             "guard": self.guard and {name: getattr(self.guard, name) for name in Guard.__slots__},
             "checks": self.checks,
-            "versions": _versions(),
+            "versions": library_versions(),
         }
         write_json(folder / CONFIG, content)
 
@@ -110,7 +110,8 @@ class Description:
         )
 
 
-def _versions() -> Json:
+def library_versions() -> Json:
+    """Versions of the libraries at hand, by name."""
     found = {}
     for name in _LIBRARIES:
         try:

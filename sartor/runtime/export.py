@@ -75,7 +75,15 @@ def write_graph(backbone: Any, description: Description, path: Path) -> None:
     except torch.fx.proxy.TraceError:
         folded = backbone
     network = ServedNetwork(folded, description.preprocess, description.views).eval()
-    example = torch.zeros(2, channels, size, size, dtype=torch.uint8)
+    save_graph(network, (channels, size, size), path)
+
+
+def save_graph(network: torch.nn.Module, shape: tuple[int, int, int], path: Path) -> None:
+    """Write the ONNX graph of a network from uint8 images of (channels, height, width), any number at once.
+
+    Raises WeightsError if it cannot be made.
+    """
+    example = torch.zeros(2, *shape, dtype=torch.uint8)
     batch = {0: torch.export.Dim("batch", min=1)}
     try:
         with _silence():

@@ -98,6 +98,8 @@ def plan_for(
         raise TrainingError(f"the recipe {recipe.name} asks for a network built from spec_for(recipe, spec, classes)")
     loss, tree = _placed_loss(recipe, classes)
     preprocess = recipe.pixels(preprocess)
+    if recipe.masks is not None:
+        raise TrainingError(f"the recipe {recipe.name} is for segmentation; take one of classification, such as quick")
     device = next(backbone.parameters()).device
     order = Repeated(recipe.repeats, recipe.repeat_block) if recipe.repeats > 1 else Shuffled()
     stream = Stream(examples, order, recipe.batch, 0 if device.type == "cpu" else GPU_WORKERS)

@@ -18,19 +18,30 @@ from typing import Any, ClassVar, Literal
 from sartor.core.errors import SpecError, unknown
 from sartor.core.spec import Json, digest, from_json, spec_kind, to_json
 from sartor.data.preprocess import Preprocess, Resize
+from sartor.training.augment.masks import MaskAugment
 from sartor.training.augment.pipeline import Augment
 from sartor.training.clipping import Clip
 from sartor.training.losses.classification import BinaryCrossEntropy, CrossEntropy
+from sartor.training.losses.segmentation import Bootstrapped, PixelCrossEntropy
 from sartor.training.losses.semantic import MultiLabel, SemanticSoftmax, TreeLoss
 from sartor.training.optimisers import SGD, Adadelta, Adam, AdamW, Lamb, RMSpropTF
 from sartor.training.parametrization import DepthMup, Standard
-from sartor.training.schedules import Constant, Cosine, OneCycle, StableDecay, Staircase, Steps
+from sartor.training.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    OneCycle,
+    Poly,
+    StableDecay,
+    Staircase,
+    Steps,
+)  # fmt: skip
 
 
 @spec_kind
 @dataclass(frozen=True)
 class Recipe:
-    """How an image classifier is trained.
+    """How an image classifier is trained; with ``masks``, which then stands for ``augment``, a segmenter.
 
     ``lr`` is for batches of ``lr_batch`` examples; at another ``batch`` it is multiplied by their ratio
     (``lr_scaling`` "linear"), by its root ("sqrt") or not ("none"). It starts at a share ``warmup_from`` of that for
@@ -56,15 +67,20 @@ class Recipe:
     lr: float = 0.1
     lr_batch: int = 128
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
-    schedule: Cosine | Steps | Staircase | OneCycle | StableDecay | Constant = field(default_factory=Cosine)
+    schedule: Cosine | Steps | Staircase | OneCycle | StableDecay | Constant | Poly | Exponential = field(
+        default_factory=Cosine
+    )
     lr_per: Literal["step", "epoch"] = "step"
     warmup: float = 0.0
     warmup_from: float = 0.0
     warmup_constant: bool = False
     weight_decay: float = 0.0
     decay_all: bool = False
-    loss: CrossEntropy | BinaryCrossEntropy | SemanticSoftmax | MultiLabel = field(default_factory=CrossEntropy)
+    loss: CrossEntropy | BinaryCrossEntropy | SemanticSoftmax | MultiLabel | PixelCrossEntropy | Bootstrapped = field(
+        default_factory=CrossEntropy
+    )
     augment: Augment = field(default_factory=Augment)
+    masks: MaskAugment | None = None
     repeats: int = 1
     repeat_block: int = 256
     size: int = 0

@@ -119,6 +119,32 @@ class StableDecay:
         return self.floor + (1.0 - self.floor) * max(0.0, min(1.0, (1.0 - step / total) / self.decay))
 
 
+@spec_kind
+@dataclass(frozen=True)
+class Poly:
+    """(1 - t)^power, t the share of the run that is over."""
+
+    kind: ClassVar[str] = "poly"
+    power: float = 0.9
+
+    def value(self, step: int, total: int) -> float:
+        """From 1 to 0."""
+        return math.pow(max(0.0, 1.0 - step / total), self.power)
+
+
+@spec_kind
+@dataclass(frozen=True)
+class Exponential:
+    """end^t, t the share of the run that is over."""
+
+    kind: ClassVar[str] = "exponential"
+    end: float = 0.1
+
+    def value(self, step: int, total: int) -> float:
+        """From 1 to ``end``."""
+        return math.pow(self.end, min(1.0, step / total))
+
+
 @dataclass(frozen=True)
 class Warmup:
     """In the first ``steps``, a straight line from ``start`` to 1 (or constantly ``start``); then ``then``.

@@ -38,7 +38,9 @@ def name_of(spec: Any) -> str | None:
 
 
 def _architecture(spec: Any) -> Json:
-    return {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in _FREE}
+    values = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in _FREE}
+    inner = values.get("backbone")  # a network with a head of another kind: its ends are free too
+    return values if inner is None else {**values, "backbone": (inner.kind, _architecture(inner))}
 
 
 def named(network: Any, kind: str) -> list[str]:

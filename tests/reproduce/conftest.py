@@ -4,6 +4,7 @@ import torch
 
 from sartor.core import files
 from sartor.reproduce.reproduction import Conditions
+from tests.masks import write_scenes
 
 TRAIN, TEST = 16, 8  # of each class: what quick runs need
 
@@ -29,6 +30,7 @@ def cifar_root(tmp_path_factory):
         pixels = np.clip(colours[labels] + rng.normal(0, 30, (len(labels), 3, 1024)), 0, 255).astype(np.uint8)
         records = np.concatenate([labels[:, None].astype(np.uint8), pixels.reshape(len(labels), -1)], axis=1)
         (folder / name).write_bytes(records.tobytes())
+    write_scenes(root / "images" / "camvid", {"train": 6, "val": 4, "test": 4}, void=2)
     return root
 
 

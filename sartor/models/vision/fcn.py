@@ -125,16 +125,16 @@ class FCNBackbone(Stepwise):
     def __init__(self, spec: FCN) -> None:
         super().__init__()
         self.spec = spec
-        trunk = spec.backbone.build()
+        trunk: Any = spec.backbone.build()
         stop, self._port = last_map(trunk)
-        roles = trunk.roles()  # type: ignore[operator]
+        roles = trunk.roles()
         for name in {name.rpartition(".")[0] for name, role in roles.items() if role.kind == "readout"}:
             parent, _, leaf = name.rpartition(".")
             delattr(trunk.get_submodule(parent), leaf)
-        self.backbone: Any = trunk
+        self.backbone = trunk
         place_paths(self, (spec.head_of(self._port.width),))
-        self._trunk = trunk.steps[: trunk.steps.index(stop) + 1]  # type: ignore[union-attr,index,operator]
-        seams = {seam.name: seam for seam in trunk.seams}  # type: ignore[union-attr]
+        self._trunk = trunk.steps[: trunk.steps.index(stop) + 1]
+        seams = {seam.name: seam for seam in trunk.seams}
         self.steps = (*self._trunk, "classifier", "head")
         inner = max(1, self._port.width // 4)
         self.seams = (

@@ -4,6 +4,7 @@ and FC-DenseNet (Jégou et al. 2017, arXiv 1611.09326), which its CamVid forms f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -105,7 +106,7 @@ class DenseUNet(MaskSpec):
 
     With ``widths`` (of these convolutions) maps are halved by means, the bottom has its convolution too, and going up
     they are enlarged in a line between corners, joined with the block's output of that size, halved in width by a 1x1
-    convolution, and the logits are enlarged to the image: FC-HarDNet-70. Without, the convolutions keep the width,
+    convolution: FC-HarDNet-70. Without, the convolutions keep the width,
     blocks on the way down and the last one keep their input, maps are halved by maxima and enlarged by transposed
     convolutions: FC-DenseNet. ``dropout`` follows convolutions of plain dense blocks and 1x1's.
     """
@@ -133,6 +134,11 @@ class DenseUNet(MaskSpec):
             raise SpecError("dense-unet: widths, strides, layers, growths, classes and size are at least 1")
         if self.multiplier and (self.multiplier < 1.0 or any(n & (n - 1) for n in self.layers)):
             raise SpecError("dense-unet: harmonic blocks have a multiplier from 1 and a power of two of layers")
+
+    @property
+    def stride(self) -> int:
+        """Of the stem: where it is more than 1, the logits are enlarged to the image."""
+        return math.prod(stride for _, stride in self.stem)
 
     @property
     def bottom(self) -> int:
@@ -264,7 +270,7 @@ class DenseUNetBackbone(Stepwise):
             return {"x": self._stem(x), "frame": x[:, :0]}
         if step == "head":
             logits: Tensor = self.get_submodule(FINAL)(x["x"])
-            return _enlarged(logits, x["frame"]) if self.spec.widths else logits
+            return _enlarged(logits, x["frame"]) if self.spec.stride > 1 else logits
         if step in self._down:
             return self._descended(self._down[step], x)
         return self._climbed(self._up[step], x)
@@ -339,18 +345,16 @@ def _enlarged(x: Tensor, other: Tensor) -> Tensor:
 
 
 def _seams(spec: DenseUNet) -> list[Seam]:
-    stride = 1
-    for _, step in spec.stem:
-        stride *= step
+    stride = spec.stride
     skips = [Port(f"skip{n.level + 1}", "carry", n.w_out, "NCHW", stride * 2**n.level) for n in spec.levels]
     seams = [Seam("stem", 0, (Port("x", "stream", spec.stem[-1][0], "NCHW", stride), FRAME))]
     for level in spec.levels:
         width = spec.widths[-1] if spec.widths and level.level == spec.bottom else level.w_out
         x = Port("x", "stream", width, "NCHW", stride * 2**level.level)
         seams.append(Seam(f"stage{level.level + 1}", level.level + 1, (x, *skips[: level.level], FRAME)))
-    for number, (level, (*_, w_out)) in enumerate(spec.ups().items(), len(spec.layers) + 1):
-        x = Port("x", "stream", w_out, "NCHW", stride * 2**level)
-        seams.append(Seam(f"up{level + 1}", number, (x, *skips[:level], FRAME)))
+    for number, (height, (*_, w_out)) in enumerate(spec.ups().items(), len(spec.layers) + 1):
+        x = Port("x", "stream", w_out, "NCHW", stride * 2**height)
+        seams.append(Seam(f"up{height + 1}", number, (x, *skips[:height], FRAME)))
     return seams
 
 
