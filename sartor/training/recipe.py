@@ -20,7 +20,7 @@ from sartor.core.spec import Json, digest, from_json, spec_kind, to_json
 from sartor.training.augment.pipeline import Augment
 from sartor.training.losses.classification import BinaryCrossEntropy, CrossEntropy
 from sartor.training.losses.semantic import MultiLabel, SemanticSoftmax, TreeLoss
-from sartor.training.optimisers import SGD, Adadelta, AdamW, Lamb, RMSpropTF
+from sartor.training.optimisers import SGD, Adadelta, AdamW, Lamb, Lars, RMSpropTF
 from sartor.training.parametrization import DepthMup, Standard
 from sartor.training.schedules import Constant, Cosine, StableDecay, Steps
 
@@ -47,7 +47,7 @@ class Recipe:
     name: str = "custom"
     epochs: float = 100.0
     batch: int = 128
-    optimiser: SGD | AdamW | Lamb | RMSpropTF | Adadelta = field(default_factory=SGD)
+    optimiser: SGD | AdamW | Lamb | Lars | RMSpropTF | Adadelta = field(default_factory=SGD)
     lr: float = 0.1
     lr_batch: int = 128
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
@@ -105,13 +105,7 @@ class Recipe:
         Values are written as in TOML, text also without quotes, nothing as ``none``. Another ``kind`` starts its table
         from its defaults. Raises SpecError for an unknown name or a value of wrong type.
         """
-        data = to_json(self)
-        for setting in settings:
-            name, equals, text = setting.partition("=")
-            if not equals:
-                raise SpecError(f"setting {setting!r} must be written name=value, as in lr=0.004")
-            _set(data, name.strip(), _value(text.strip()))
-        return read_recipe(data, self.name)
+        return read_recipe(with_values(self, settings), self.name)
 
     def rung(self, epochs: float, *, last: bool) -> Recipe:
         """The part up to ``epochs`` of a training that may go on: the learning rate falls in the last part only.
@@ -176,6 +170,17 @@ def read_recipe(data: Mapping[str, Any], name: str = "custom") -> Recipe:
     except SpecError as error:
         message = str(error).removeprefix(f"spec {Recipe.kind!r}: ").removeprefix(f"recipe {name}: ")
         raise SpecError(f"recipe {name}: {message}") from None
+
+
+def with_values(spec: Any, settings: Sequence[str]) -> Json:
+    """The plain values of a spec with settings such as ``lr=0.004`` put in, to be read and checked anew."""
+    data = to_json(spec)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise SpecError(f"setting {setting!r} must be written name=value, as in lr=0.004")
+        _set(data, name.strip(), _value(text.strip()))
+    return data
 
 
 def _set(data: Json, name: str, value: Any) -> None:
