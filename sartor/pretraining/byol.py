@@ -78,9 +78,7 @@ class BYOL(Encoding):
         with torch.no_grad():
             targets = [modules["target"](view)[1] for view in views]
         predict = modules["predictor"]
-        terms = {
-            "byol": byol_loss(predict(first).float(), targets[1]) + byol_loss(predict(second).float(), targets[0])
-        }
+        terms = {"byol": byol_loss(predict(first).float(), targets[1]) + byol_loss(predict(second).float(), targets[0])}
         if self.probe:
             logits = modules["probe"](features.detach()).float()
             known = (batch["label"] >= 0).sum().clamp_min(1)

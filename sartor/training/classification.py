@@ -21,6 +21,7 @@ from sartor.training.losses.semantic import TreeLoss
 from sartor.training.orders import Repeated, Shuffled
 from sartor.training.plan import (
     FORMATS,
+    Context,
     Examples,
     Group,
     Groups,
@@ -99,6 +100,9 @@ def plan_for(
     device = next(backbone.parameters()).device
     order = Repeated(recipe.repeats) if recipe.repeats > 1 else Shuffled()
     stream = Stream(examples, order, recipe.batch, 0 if device.type == "cpu" else GPU_WORKERS)
+    if recipe.trains == "head":
+        for name, role in backbone.roles().items():
+            backbone.get_parameter(name).requires_grad_(role.kind == "readout" or _of_readout(backbone, name))
     modules = {"model": Member(backbone)}
     if recipe.ema:
         modules["average"] = Member(copy.deepcopy(backbone), "follow", "model", recipe.ema)
@@ -117,7 +121,10 @@ def plan_for(
         ],
         schedules={"lr": schedule_for(recipe, len(order.keys(len(examples), seed, 0, 1)) // recipe.batch)},
         until=Until(epochs=recipe.epochs),
-        hooks=Hooks(transform=Augmenter(recipe.augment, preprocess, size, numerics.channels_last)),
+        hooks=Hooks(
+            transform=Augmenter(recipe.augment, preprocess, size, numerics.channels_last),
+            configure=_still if recipe.trains == "head" else _moving,
+        ),
         keep=Keep("averaged" if recipe.ema else "last"),
         numerics=numerics,
         identity={
@@ -126,6 +133,21 @@ def plan_for(
         },
         seed=seed,
     )  # fmt: skip
+
+
+def _of_readout(backbone: nn.Module, name: str) -> bool:
+    """Whether a parameter belongs to the same layer as a readout's matrix: its bias."""
+    roles = backbone.roles()  # type: ignore[operator]
+    layer = name.rpartition(".")[0]
+    return any(role.kind == "readout" and key.rpartition(".")[0] == layer for key, role in roles.items())
+
+
+def _still(modules: Modules, context: Context) -> None:
+    modules["model"].eval()
+
+
+def _moving(modules: Modules, context: Context) -> None:
+    pass
 
 
 def _placed_loss(recipe: Recipe, classes: Sequence[str]) -> tuple[LogitLoss, Json]:

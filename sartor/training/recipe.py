@@ -40,7 +40,8 @@ class Recipe:
     of the weights, which then is what is kept (0: none). ``drop_path`` and ``dropout`` belong to the network's spec
     (None: as it is). ``parametrization`` says how the learning rate carries over to other depths and widths.
     ``precision`` "auto" lets the machine's measured pace decide. ``clip`` bounds the gradient norm
-    (0: no bound), and ``accumulate`` splits batches that do not fit into memory.
+    (0: no bound), and ``accumulate`` splits batches that do not fit into memory. ``trains`` "head" changes the
+    classifier alone: the network stays in eval mode, its statistics what they are (a linear probe).
     """
 
     kind: ClassVar[str] = "recipe"
@@ -69,6 +70,7 @@ class Recipe:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     clip: float = 0.0
     accumulate: int = 1
+    trains: Literal["all", "head"] = "all"
 
     def __post_init__(self) -> None:
         least = {"epochs": 0.0, "lr": 0.0, "batch": 0, "lr_batch": 0, "repeats": 0, "accumulate": 0}
