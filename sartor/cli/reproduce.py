@@ -33,7 +33,7 @@ def reproduce(
     Parameters
     ----------
     name
-        resnext, wide-resnet, preact-resnet, depth-mup or regnet.
+        resnext, wide-resnet, preact-resnet, depth-mup, pathology-pretraining or regnet.
     part
         Only these parts (default: all that are not optional).
     seeds

@@ -12,6 +12,7 @@ REPRODUCTIONS: Table[Reproduction] = Table(
         "wide-resnet": "sartor.reproduce.wide_resnet:REPRODUCTION",
         "preact-resnet": "sartor.reproduce.preact_resnet:REPRODUCTION",
         "depth-mup": "sartor.reproduce.depth_mup:REPRODUCTION",
+        "pathology-pretraining": "sartor.reproduce.pathology_pretraining:REPRODUCTION",
         "regnet": "sartor.reproduce.regnet:REPRODUCTION",
     },
 )
