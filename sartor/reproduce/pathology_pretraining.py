@@ -43,8 +43,8 @@ from sartor.training.recipe import Recipe, read_recipe
 SCRATCH = "from scratch"
 METHODS = ("simclr", "moco-v2", "byol")
 SHARES = {"1 %": 0.01, "10 %": 0.1}
-EPOCHS = 20
-UPDATES = 400  # of every fine-tuning
+EPOCHS = 12
+UPDATES = 300  # of every fine-tuning
 LABELLED = (5, 10, 20)  # patches of each class
 TISSUE_SEEDS = 5
 _SMALL = {  # heads and averages for a small network on a few thousand images
@@ -66,7 +66,7 @@ def network(side: int, classes: int) -> AnyNet:
 def small(method: str, settings: Sequence[str], epochs: float) -> Pretraining:
     """A method for a small network: AdamW, which needs fewer epochs than LARS."""
     recipe = pretraining(method).replace(
-        epochs=epochs, batch=128, lr_batch=128, optimiser=AdamW(), lr=1e-3, weight_decay=0.01, warmup=0.1,
+        epochs=epochs, batch=128, lr_batch=128, optimiser=AdamW(), lr=2e-3, weight_decay=0.01, warmup=0.1,
         decay_all=False, clip=0.0,
     )  # fmt: skip
     return recipe.replace_from([*_SMALL[method], *settings])
