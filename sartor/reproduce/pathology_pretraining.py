@@ -260,6 +260,8 @@ def tissue(conditions: Conditions) -> Result:
     epochs, updates = (1.0, 4) if conditions.quick else (10.0, 100)
     counts = {str(n): float(n) for n in LABELLED}
     recipe = small("byol", ("views.blur=0.0", "views.interpolation=bilinear", "batch=64", "lr_batch=64"), epochs)
+    if conditions.quick:
+        recipe = recipe.replace(batch=4)
     near, far = "BYOL, same scale", "BYOL, half scale"
     variants = [
         Variant(SCRATCH, same, same, None, counts, updates),

@@ -101,8 +101,7 @@ def plan_for(
     order = Repeated(recipe.repeats) if recipe.repeats > 1 else Shuffled()
     stream = Stream(examples, order, recipe.batch, 0 if device.type == "cpu" else GPU_WORKERS)
     if recipe.trains == "head":
-        for name, role in backbone.roles().items():
-            backbone.get_parameter(name).requires_grad_(role.kind == "readout" or _of_readout(backbone, name))
+        _train_head_alone(backbone)
     modules = {"model": Member(backbone)}
     if recipe.ema:
         modules["average"] = Member(copy.deepcopy(backbone), "follow", "model", recipe.ema)
@@ -135,11 +134,11 @@ def plan_for(
     )  # fmt: skip
 
 
-def _of_readout(backbone: nn.Module, name: str) -> bool:
-    """Whether a parameter belongs to the same layer as a readout's matrix: its bias."""
-    roles = backbone.roles()  # type: ignore[operator]
-    layer = name.rpartition(".")[0]
-    return any(role.kind == "readout" and key.rpartition(".")[0] == layer for key, role in roles.items())
+def _train_head_alone(backbone: nn.Module) -> None:
+    roles: Mapping[str, Role] = backbone.roles()  # type: ignore[operator]
+    heads = {name.rpartition(".")[0] for name, role in roles.items() if role.kind == "readout"}
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name.rpartition(".")[0] in heads)
 
 
 def _still(modules: Modules, context: Context) -> None:

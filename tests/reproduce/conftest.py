@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sartor.core import files
 from sartor.reproduce.reproduction import Conditions
@@ -29,7 +30,17 @@ def cifar_root(tmp_path_factory):
         pixels = np.clip(colours[labels] + rng.normal(0, 30, (len(labels), 3, 1024)), 0, 255).astype(np.uint8)
         records = np.concatenate([labels[:, None].astype(np.uint8), pixels.reshape(len(labels), -1)], axis=1)
         (folder / name).write_bytes(records.tobytes())
+    _make_up_tissue(root / "images" / "histology-tiles", rng)
     return root
+
+
+def _make_up_tissue(folder, rng):
+    """Noise under the names of the tiles of tissue."""
+    folder.mkdir()
+    names = [f"0_0_{n}_506.jpg" for n in range(6)] + [f"Tile_({n},0).jpg" for n in range(3)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 255, (128, 128, 3), dtype=np.uint8)).save(folder / name)
+    Image.fromarray(rng.integers(0, 255, (64, 224, 3), dtype=np.uint8)).save(folder / "CRC-VAL.tif")
 
 
 @pytest.fixture(autouse=True)
