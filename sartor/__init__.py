@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sartor.api import cost_of as cost_of
     from sartor.api import fit as fit
+    from sartor.api import pretrain as pretrain
     from sartor.api import train as train
     from sartor.core.budget import Budget as Budget
     from sartor.core.errors import SartorError as SartorError
@@ -27,6 +28,7 @@ _WHERE = {
     "create_model": "sartor.weights.create",
     "fit": "sartor.api",
     "list_models": "sartor.models.network",
+    "pretrain": "sartor.api",
     "train": "sartor.api",
 }
 __all__ = [*_WHERE]

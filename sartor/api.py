@@ -17,10 +17,12 @@ from sartor.core.spec import to_json
 from sartor.core.units import parse_duration
 from sartor.data import masks
 from sartor.models.network import as_spec, count
+from sartor.pretraining.recipe import Pretraining, pretraining, values_of
 from sartor.report.card import write_model_card
 from sartor.report.page import write_report
 from sartor.runs.fit import Request, run_fit
 from sartor.runs.listener import Listener
+from sartor.runs.pretrain import Pretrained, PretrainRequest, run_pretrain, started
 from sartor.runs.results import Result
 from sartor.runs.segment import SegmentRequest, run_segmentation
 from sartor.runs.train import TrainRequest, run_train
@@ -68,6 +70,9 @@ def train(
     epochs: float | None = None,
     settings: Sequence[str] = (),
     weights: str = "",
+    start: str | PathLike[str] | None = None,
+    reset_norms: bool = False,
+    labels: float = 1.0,
     size: int = 0,
     out: str | PathLike[str] | None = None,
     seed: int = 0,
@@ -78,12 +83,20 @@ def train(
 ) -> Result | None:
     """Train a named network, spec or JSON form on data by a recipe: a run with one candidate.
 
-    ``settings`` such as ``lr=0.004`` change the recipe, ``weights`` is a checkpoint to start from. Under ``torchrun``
-    all processes call this and all but the first get None. ``task`` is "image-classification" or "segmentation", by
-    default what the data look like (``sartor.data.masks``); a network for classes then gets a fully convolutional
-    head, and pixels whose value is in ``ignore`` (default 255) have no class. Raises SartorError with one line for what
-    is wrong.
+    ``settings`` such as ``lr=0.004`` change the recipe, ``weights`` is a checkpoint to start from. ``start`` is the
+    run directory of a ``pretrain`` or ``train`` whose network and weights are taken; ``model`` then may be None.
+    ``reset_norms`` makes their batch norms begin anew, ``labels`` is the share of the training labels to use.
+    ``task`` is "image-classification" or "segmentation", by default what the data look like (``sartor.data.masks``); a
+    network for classes then gets a fully convolutional head, and pixels whose value is in ``ignore`` (default 255)
+    have no class. Under ``torchrun`` all processes call this and all but the first get None. Raises SartorError with
+    one line for what is wrong.
     """
+    if start is not None:
+        model, weights = started(Path(start), model, weights)
+    if model is None:
+        raise SpecError("train: name a model, or a run to start from")
+    if reset_norms and not weights:
+        raise SpecError("train: without weights to start from there are no batch norms to reset")
     chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
     kind = _task_of(task, data)
     if kind == SEGMENTATION and recipe == "quick":
@@ -97,10 +110,12 @@ def train(
     as_spec(plain)  # likewise a wrong name
     common = name, plain, fitted, tuple(settings), epochs or 0.0, weights, size
     if kind == SEGMENTATION:
+        if reset_norms or labels != 1.0:
+            raise SpecError("train: a share of the labels and new batch norms are for classification, not segmentation")
         wanted = SegmentRequest(*common, tuple(ignore) or (255,), seed, strict)
         run_segmentation(wanted, folder, listener or Listener())
     else:
-        run_train(TrainRequest(*common, seed, strict), folder, listener or Listener())
+        run_train(TrainRequest(*common, seed, strict, labels, reset_norms), folder, listener or Listener())
     if int(os.environ.get("RANK", "0")):
         return None
     return _reported(folder)
@@ -113,6 +128,39 @@ def _task_of(task: str, data: str | PathLike[str]) -> str:
     if task != "auto":
         return task
     return SEGMENTATION if masks.matches(Path(data).expanduser()) else CLASSIFICATION
+
+
+def pretrain(
+    model: Any,
+    data: str | PathLike[str],
+    *,
+    method: str | Pretraining = "simclr",
+    epochs: float | None = None,
+    settings: Sequence[str] = (),
+    weights: str = "",
+    size: int = 0,
+    out: str | PathLike[str] | None = None,
+    seed: int = 0,
+    listener: Listener | None = None,
+) -> Pretrained | None:
+    """Train a network on images without looking at labels, for ``train(..., start=RUN)`` to go on from.
+
+    ``method`` is one of ``sartor.pretraining.recipe.list_methods()``, ``data`` what ``fit`` takes or a folder of
+    image files. The run directory ``out`` (default ``runs/METHOD-MODEL-DATA``) resumes if it was cut off. Raises
+    SartorError with one line for what is wrong.
+    """
+    recipe = pretraining(method) if isinstance(method, str) else method
+    recipe.replace_from(settings)  # a wrong setting is said before data are read
+    name = fspath(data)
+    plain = model if isinstance(model, str | Mapping) else to_json(model)
+    label = model if isinstance(model, str) else as_spec(model).kind
+    folder = Path(out) if out is not None else RUNS / f"{recipe.name}-{label}-{run_name(name)}"
+    as_spec(plain)
+    request = PretrainRequest(
+        name, plain, recipe.name, values_of(recipe), tuple(settings), epochs or 0.0, weights, size, seed
+    )
+    run_pretrain(request, folder, listener or Listener())
+    return None if int(os.environ.get("RANK", "0")) else Pretrained.read(folder)
 
 
 def _reported(folder: Path) -> Result:

@@ -33,8 +33,8 @@ def reproduce(
     Parameters
     ----------
     name
-        resnext, wide-resnet, preact-resnet, depth-mup, resnet-strikes-back, imagenet21k, hardnet-segmentation or
-        regnet.
+        resnext, wide-resnet, preact-resnet, depth-mup, resnet-strikes-back, imagenet21k, hardnet-segmentation,
+        pathology-pretraining or regnet.
     part
         Only these parts (default: all that are not optional).
     seeds

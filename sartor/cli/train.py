@@ -11,9 +11,13 @@ from cyclopts import Parameter
 
 def train(
     model: str,
-    data: str,
+    data: str = "",
     /,
     *,
+    start: Annotated[Path | None, Parameter(name="--from")] = None,
+    head_only: bool = False,
+    reset_bn: bool = False,
+    labels: float = 1.0,
     recipe: str = "quick",
     epochs: float | None = None,
     settings: Annotated[list[str] | None, Parameter(name="--set")] = None,
@@ -28,12 +32,22 @@ def train(
 ) -> None:
     """Train one network on DATA by a recipe; after a kill the same command goes on where it was.
 
+    With --from, DATA may stand alone: the model is the run's.
+
     Parameters
     ----------
     model
         A named network (`sartor models`) or a JSON file that holds a spec.
     data
         As for `sartor fit`.
+    start
+        The run directory of a `sartor pretrain` or `sartor train` to take the network and its weights from.
+    head_only
+        Train the classifier alone (a linear probe): the same as --set trains=head.
+    reset_bn
+        Begin with fresh batch norms in the weights that are taken over.
+    labels
+        The share of the training images to use, of every class: 0.01 for one in a hundred.
     recipe
         A named recipe (`sartor recipes`) or a TOML file.
     epochs
@@ -61,12 +75,18 @@ def train(
     from sartor.api import train as run
     from sartor.cli.live import LiveDisplay
     from sartor.cli.specs import name_or_spec
+    from sartor.core.errors import SartorError
 
+    if not data and start is None:
+        raise SartorError("train takes MODEL and DATA; with --from RUN, DATA alone")
+    network, data = (name_or_spec(model), data) if data else (None, model)
     chosen = [f"parametrization.kind={parametrization}"] if parametrization else []
+    chosen += ["trains=head"] * head_only
     with LiveDisplay(sys.stderr) as display:
         result = run(
-            name_or_spec(model), data, recipe=recipe, epochs=epochs, settings=[*chosen, *(settings or ())],
-            weights=weights, size=size, out=out, seed=seed, strict=strict, task=task, ignore=ignore or (),
+            network, data, start=start, reset_norms=reset_bn, labels=labels, recipe=recipe, epochs=epochs,
+            settings=[*chosen, *(settings or ())], weights=weights, size=size, out=out, seed=seed, strict=strict,
+            task=task, ignore=ignore or (),
             listener=display,
         )  # fmt: skip
     if result is not None:

@@ -15,6 +15,7 @@ REPRODUCTIONS: Table[Reproduction] = Table(
         "resnet-strikes-back": "sartor.reproduce.resnet_strikes_back:REPRODUCTION",
         "imagenet21k": "sartor.reproduce.imagenet21k:REPRODUCTION",
         "hardnet-segmentation": "sartor.reproduce.hardnet_segmentation:REPRODUCTION",
+        "pathology-pretraining": "sartor.reproduce.pathology_pretraining:REPRODUCTION",
         "regnet": "sartor.reproduce.regnet:REPRODUCTION",
     },
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,8 @@ class TrainRequest:
     """What a user asks of ``train``.
 
     ``model`` is a name or a spec's JSON form; ``recipe`` a recipe's JSON form, or None for ``quick`` fitted to the
-    data; ``settings`` and ``epochs`` (0: the recipe's) change it; ``size`` 0 means what suits the data.
+    data; ``settings`` and ``epochs`` (0: the recipe's) change it; ``size`` 0 means what suits the data. ``labels`` is
+    the share of the training labels to use, ``reset_norms`` makes the batch norms of ``weights`` begin anew.
     """
 
     data: str
@@ -46,6 +48,8 @@ class TrainRequest:
     size: int
     seed: int
     strict: bool
+    labels: float = 1.0
+    reset_norms: bool = False
 
 
 def run_train(request: TrainRequest, folder: Path, listener: Listener) -> None:
@@ -93,17 +97,21 @@ def _assist(request: TrainRequest, folder: Path) -> None:
         method.evaluate(proposal, task, Tools({}, {}, workspace, Path(unused), math.inf, lambda share, text: None))
 
 
-def _opener(request: TrainRequest, progress: Any = None) -> partial[ImageClassification]:
-    return partial(
-        ImageClassification.open, request.data, seed=request.seed, size=request.size or None,
-        squash=_asked(request).resize == "squash", strict=request.strict, progress=progress,
-    )  # fmt: skip
+def _opener(request: TrainRequest, progress: Any = None) -> Callable[[], ImageClassification]:
+    def opener() -> ImageClassification:
+        task = ImageClassification.open(
+            request.data, seed=request.seed, size=request.size or None, squash=_asked(request).resize == "squash",
+            strict=request.strict, progress=progress,
+        )  # fmt: skip
+        return task.with_labels(request.labels, request.seed)
+
+    return opener
 
 
 def _method(request: TrainRequest, task: ImageClassification) -> Train:
     channels, height, width = task.inputs.fields["image"].shape
     spec = as_spec(request.model, classes=len(task.classes), channels=channels, size=(height, width))
-    return Train(spec, _recipe(request, task, spec), request.weights)
+    return Train(spec, _recipe(request, task, spec), request.weights, request.reset_norms)
 
 
 def _asked(request: TrainRequest) -> Recipe:

@@ -21,11 +21,15 @@ from sartor.training.recipe import Recipe, read_recipe
 
 @dataclass(frozen=True)
 class Train:
-    """Proposes one network once; ``weights`` is a checkpoint it starts from (a file or a hub name), if any."""
+    """Proposes one network once; ``weights`` is a checkpoint it starts from (a file or a hub name), if any.
+
+    ``reset_norms`` begins with fresh statistics and factors in the batch norms of that checkpoint.
+    """
 
     spec: Any
     recipe: Recipe
     weights: str = ""
+    reset_norms: bool = False
     name: ClassVar[str] = "train"
 
     def applies(self, task: Task, parents: Sequence[Candidate]) -> str | None:
@@ -37,6 +41,8 @@ class Train:
         if any(c.proposal.method == self.name for c in seen):
             return []
         recipe = {"phase": "train", "family": self.spec.kind, "recipe": self.recipe.to_json(), "weights": self.weights}
+        if self.reset_norms:
+            recipe["reset_norms"] = True
         return [Proposal(self.name, self.spec, recipe, task.fingerprint, seed, counted=count(self.spec))]
 
     def evaluate(self, proposal: Proposal, task: Any, tools: Tools) -> tuple[Servable | None, Cost]:
@@ -53,7 +59,7 @@ def train_network(proposal: Proposal, task: Any, tools: Tools) -> tuple[ImageCla
     """
     import torch
 
-    from sartor.weights.load import first_outputs, load_weights
+    from sartor.weights.load import first_outputs, load_weights, reset_batch_norms
 
     recipe: Recipe = read_recipe(proposal.recipe["recipe"])
     weights, device = proposal.recipe.get("weights"), default_device()
@@ -61,6 +67,8 @@ def train_network(proposal: Proposal, task: Any, tools: Tools) -> tuple[ImageCla
     network = build(spec_for(recipe, proposal.spec, task.classes), device="meta" if weights else device)
     if weights:
         network = load_weights(network, weights, device=device)
+    if proposal.recipe.get("reset_norms"):
+        reset_batch_norms(network)
     trained = train(
         network, task, recipe, folder=tools.workspace, seed=proposal.seed, start=tools.states.get("rung"),
         deadline=tools.deadline, progress=tools.progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from sartor.core.errors import DataError, unknown
 from sartor.core.protocols import Servable
 from sartor.core.rng import generator, seed_of
 from sartor.core.seams import Signature
+from sartor.core.spec import digest
 from sartor.data.dataset import ImageDataset, open_dataset
 from sartor.data.decode import decode
 from sartor.data.decoding import Progress
@@ -126,6 +128,28 @@ class ImageClassification:
         if not len(part):
             raise DataError(f"{self.name}: too few training images to cut off a share of {fraction}; add images")
         return ImageExamples(self.data, rows[rest]), ImageExamples(self.data, rows[part])
+
+    def with_labels(self, share: float, seed: int) -> ImageClassification:
+        """The task with only a share of the training images of every class, at least one; other splits as they are.
+
+        Normalisation stays that of all training images, which needs no labels. Raises DataError for a share that is
+        none.
+        """
+        if not 0 < share <= 1:
+            raise DataError(f"labels is the share of the training labels to use, above 0 and at most 1, not {share:g}")
+        if share == 1:
+            return self
+        rows = self.data.splits["train"]
+        _, part = carve(self.data.labels[rows], share, seed_of(seed, "labels"))
+        if len(np.unique(self.data.labels[rows[part]])) < len(self.classes):
+            raise DataError(f"{self.name}: a share of {share:g} leaves classes without images; use more labels")
+        splits = {**self.data.splits, "train": rows[part]}
+        notice = f"trained with the labels of {len(part):,} of {len(rows):,} images"
+        fewer = replace(
+            self.data, splits=splits, notices=(*self.data.notices, notice),
+            fingerprint=digest([self.fingerprint, "labels", share, seed], 24),
+        )  # fmt: skip
+        return ImageClassification(fewer)
 
     def given(self) -> Mapping[str, Any]:
         """``classes``: the class names, by index."""

@@ -21,6 +21,7 @@ from sartor.training.losses.semantic import TreeLoss
 from sartor.training.orders import Repeated, Shuffled
 from sartor.training.plan import (
     FORMATS,
+    Context,
     Examples,
     Group,
     Groups,
@@ -103,6 +104,8 @@ def plan_for(
     device = next(backbone.parameters()).device
     order = Repeated(recipe.repeats, recipe.repeat_block) if recipe.repeats > 1 else Shuffled()
     stream = Stream(examples, order, recipe.batch, 0 if device.type == "cpu" else GPU_WORKERS)
+    if recipe.trains == "head":
+        _train_head_alone(backbone)
     modules = {"model": Member(backbone)}
     if recipe.ema:
         modules["average"] = Member(copy.deepcopy(backbone), "follow", "model", recipe.ema)
@@ -122,7 +125,10 @@ def plan_for(
         ],
         schedules={"lr": schedule_for(recipe, len(order.keys(len(examples), seed, 0, 1)) // recipe.batch)},
         until=Until(epochs=recipe.epochs),
-        hooks=Hooks(transform=Augmenter(recipe.augment, preprocess, size, numerics.channels_last)),
+        hooks=Hooks(
+            transform=Augmenter(recipe.augment, preprocess, size, numerics.channels_last),
+            configure=_still if recipe.trains == "head" else _moving,
+        ),
         keep=Keep("averaged" if recipe.ema else "last"),
         numerics=numerics,
         identity={
@@ -131,6 +137,21 @@ def plan_for(
         },
         seed=seed,
     )  # fmt: skip
+
+
+def _train_head_alone(backbone: nn.Module) -> None:
+    roles: Mapping[str, Role] = backbone.roles()  # type: ignore[operator]
+    heads = {name.rpartition(".")[0] for name, role in roles.items() if role.kind == "readout"}
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name.rpartition(".")[0] in heads)
+
+
+def _still(modules: Modules, context: Context) -> None:
+    modules["model"].eval()
+
+
+def _moving(modules: Modules, context: Context) -> None:
+    pass
 
 
 def _placed_loss(recipe: Recipe, classes: Sequence[str]) -> tuple[LogitLoss, Json]:

@@ -88,7 +88,12 @@ class _Training:
         self.wrapped = [module for name, module in self.modules.items() if module is not self.raw[name]]
         self.trained = [p for module in self.raw.values() for p in module.parameters() if p.requires_grad]
         followers = {name: member for name, member in plan.modules.items() if member.mode == "follow"}
-        self.averages = [Average(self.raw[name], self.raw[m.of], m.decay) for name, m in followers.items()]
+        self.averages = [Average(self.raw[name], self.raw[m.of], float(m.decay)) for name, m in followers.items()]
+        self.targets = [
+            (Average(self.raw[name], self.raw[m.of], buffers=False), m.decay)
+            for name, m in plan.modules.items()
+            if m.mode == "target"
+        ]
         self.averaged = self.raw[next((name for name, m in followers.items() if m.of == "model"), "model")]
         self.contents = Contents(
             {name: self.raw[name] for name, member in plan.modules.items() if member.mode != "frozen"},
@@ -111,7 +116,7 @@ class _Training:
 
     def set_modes(self) -> None:
         for name, member in self.plan.modules.items():
-            self.raw[name].train(member.mode == "train")
+            self.raw[name].train(member.mode in ("train", "target"))
             if member.mode != "train":
                 self.raw[name].requires_grad_(False)
 
@@ -128,6 +133,8 @@ class _Training:
         self.scaler.update()
         for average in self.averages:
             average.update(step)
+        for average, decay in self.targets:
+            average.move(1.0 - (context.value(decay) if isinstance(decay, str) else decay))
         plan.hooks.after_step(self.modules, context)
         self.step += 1
         self.tick()

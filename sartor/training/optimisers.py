@@ -1,7 +1,7 @@
 """Optimisers: each is a frozen rule of plain values; ``Optimiser`` applies one to groups of parameters.
 
 PyTorch's own optimiser classes import its compiler when they are made, which takes as long as PyTorch itself. The
-updates of SGD and AdamW are PyTorch's fused functions; LAMB, Adadelta and TensorFlow's RMSprop are
+updates of SGD and AdamW are PyTorch's fused functions; LAMB, LARS, Adadelta and TensorFlow's RMSprop are
 operations on lists.
 """
 
@@ -184,6 +184,33 @@ class Lamb(Rule):
         old, new = torch.stack(torch._foreach_norm(parameters)), torch.stack(torch._foreach_norm(updates))
         ratios = torch.where((old > 0) & (new > 0), old / new, 1.0)
         return ratios.clamp_(max=1.0) if self.trust_clip else ratios
+
+
+@spec_kind
+@dataclass(frozen=True)
+class Lars(Rule):
+    """Layer-wise adaptive rates (You et al. 2017, arXiv 1708.03888) around gradient descent with momentum.
+
+    Parameters with a weight decay (or all, ``always_adapt``) have the gradient g + decay w multiplied by
+    trust |w| / (|g| + decay |w|), which is 1 where a norm is 0; the others are plain gradient descent.
+    """
+
+    kind: ClassVar[str] = "lars"
+    momentum: float = 0.9
+    trust: float = 0.001
+    always_adapt: bool = False
+
+    def update(self, state: State, parameters: Tensors, gradients: Tensors, lr: float, decay: float) -> None:
+        """One step; the momentum holds adapted gradients, without the learning rate."""
+        if decay or self.always_adapt:
+            old, new = torch.stack(torch._foreach_norm(parameters)), torch.stack(torch._foreach_norm(gradients))
+            ratios = torch.where((old > 0) & (new > 0), self.trust * old / (new + decay * old), 1.0)
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
+            torch._foreach_mul_(gradients, ratios.unbind())
+        momenta = _kept(state, parameters, "momentum_buffer")
+        torch._foreach_mul_(momenta, self.momentum)
+        torch._foreach_add_(momenta, gradients)
+        torch._foreach_add_(parameters, momenta, alpha=-lr)
 
 
 @spec_kind

@@ -45,12 +45,16 @@ class Member:
     ``train`` modules are trained, ``frozen`` ones run in eval mode without gradient, and a ``follow`` one is the
     exponential moving average of the member ``of``: weights and floating-point buffers move a share
     1 - min(decay, (1 + t) / (10 + t)) of the way after step t (from 0).
+
+    A ``target`` is what a self-supervised student is compared with: it runs as in training, by statistics of its own
+    batches, has no gradient, and its weights (not its buffers) move a share 1 - decay of the way to those of ``of``
+    after each step. Its ``decay`` is a number or the name of a schedule.
     """
 
     module: nn.Module
-    mode: Literal["train", "frozen", "follow"] = "train"
+    mode: Literal["train", "frozen", "follow", "target"] = "train"
     of: str = "model"
-    decay: float = 0.999
+    decay: float | str = 0.999
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from sartor.training.clipping import Clip
 from sartor.training.losses.classification import BinaryCrossEntropy, CrossEntropy
 from sartor.training.losses.segmentation import Bootstrapped, PixelCrossEntropy
 from sartor.training.losses.semantic import MultiLabel, SemanticSoftmax, TreeLoss
-from sartor.training.optimisers import SGD, Adadelta, Adam, AdamW, Lamb, RMSpropTF
+from sartor.training.optimisers import SGD, Adadelta, Adam, AdamW, Lamb, Lars, RMSpropTF
 from sartor.training.parametrization import DepthMup, Standard
 from sartor.training.schedules import (
     Constant,
@@ -56,14 +56,15 @@ class Recipe:
     (None: as it is). ``parametrization`` says how the learning rate carries over to other depths and widths.
     ``precision`` "auto" lets the machine's measured pace decide. ``clip`` bounds the gradient norm or, with ``clip_by``
     "unit", that of each unit as a share of its weights' norm (0: no bound). ``accumulate`` splits batches that do not
-    fit into memory.
+    fit into memory. ``trains`` "head" changes the classifier alone: the network stays in eval mode, its statistics
+    what they are (a linear probe).
     """
 
     kind: ClassVar[str] = "recipe"
     name: str = "custom"
     epochs: float = 100.0
     batch: int = 128
-    optimiser: SGD | AdamW | Adam | Lamb | RMSpropTF | Adadelta = field(default_factory=SGD)
+    optimiser: SGD | AdamW | Adam | Lamb | Lars | RMSpropTF | Adadelta = field(default_factory=SGD)
     lr: float = 0.1
     lr_batch: int = 128
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
@@ -94,6 +95,7 @@ class Recipe:
     clip: float = 0.0
     clip_by: Clip = "norm"
     accumulate: int = 1
+    trains: Literal["all", "head"] = "all"
 
     def __post_init__(self) -> None:
         least = {"epochs": 0.0, "lr": 0.0, "batch": 0, "lr_batch": 0, "repeats": 0, "repeat_block": 0, "accumulate": 0}
@@ -134,13 +136,7 @@ class Recipe:
         Values are written as in TOML, text also without quotes, nothing as ``none``. Another ``kind`` starts its table
         from its defaults. Raises SpecError for an unknown name or a value of wrong type.
         """
-        data = to_json(self)
-        for setting in settings:
-            name, equals, text = setting.partition("=")
-            if not equals:
-                raise SpecError(f"setting {setting!r} must be written name=value, as in lr=0.004")
-            _set(data, name.strip(), _value(text.strip()))
-        return read_recipe(data, self.name)
+        return read_recipe(with_values(self, settings), self.name)
 
     def rung(self, epochs: float, *, last: bool) -> Recipe:
         """The part up to ``epochs`` of a training that may go on: the learning rate falls in the last part only.
@@ -205,6 +201,17 @@ def read_recipe(data: Mapping[str, Any], name: str = "custom") -> Recipe:
     except SpecError as error:
         message = str(error).removeprefix(f"spec {Recipe.kind!r}: ").removeprefix(f"recipe {name}: ")
         raise SpecError(f"recipe {name}: {message}") from None
+
+
+def with_values(spec: Any, settings: Sequence[str]) -> Json:
+    """The plain values of a spec with settings such as ``lr=0.004`` put in, to be read and checked anew."""
+    data = to_json(spec)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise SpecError(f"setting {setting!r} must be written name=value, as in lr=0.004")
+        _set(data, name.strip(), _value(text.strip()))
+    return data
 
 
 def _set(data: Json, name: str, value: Any) -> None:

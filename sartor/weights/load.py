@@ -83,6 +83,13 @@ def first_outputs(network: Any, classes: int) -> Any:
     return smaller
 
 
+def reset_batch_norms(network: nn.Module) -> None:
+    """Every batch norm as it was before training: mean 0, variance 1, factors 1, offsets 0."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.reset_parameters()
+
+
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:
     """A first convolution's weight (out, in, height, width) for another number of input channels.
 

@@ -154,3 +154,53 @@ def test_a_coordinate_check_tells_powers_and_draws(said, tmp_path):
     assert powers["standard"] > powers["depth-mup"]
     assert out.read_text().count("times the depth") == 2
     assert lines[-1] == f"picture  {out}"
+
+
+def test_pretrain_then_train_from_it_on_few_labels(said, refused, tmp_path):
+    run = tmp_path / "run"
+    line = said(
+        "pretrain", "digits", "--model", "resnet20_cifar", "--method", "byol", "--epochs", 0.2, "--out", run,
+        "--set", "method.hidden=8",
+    )  # fmt: skip
+    assert line.startswith("byol: resnet20_cifar on 1,294 images of digits, 2 steps")
+    assert {p.name for p in (run / "backbone").iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    again = said(
+        "pretrain", "digits", "--model", "resnet20_cifar", "--method", "byol", "--epochs", 0.2, "--out", run,
+        "--set", "method.hidden=8",
+    )  # fmt: skip
+    assert again == line
+    assert "begun with" in refused("pretrain", "digits", "--model", "resnet32_cifar", "--out", run)
+    tuned = tmp_path / "tuned"
+    said("train", "digits", "--from", run, "--labels", 0.1, "--epochs", 1, "--head-only", "--out", tuned)
+    from sartor.runs.results import Result
+
+    task = Result(tuned).facts["task"]
+    assert task["splits"] == {"train": 129, "valid": 144, "test": 359}
+    assert "trained with the labels of 129 of 1,294 images" in task["notices"]
+    from safetensors.torch import load_file
+
+    before, after = (load_file(folder / "model.safetensors") for folder in (run / "backbone", tuned / "best"))
+    differing = {name for name, tensor in before.items() if not tensor.equal(after[name])}
+    assert differing == {"fc.weight", "fc.bias"}
+
+
+def test_what_pretrain_and_train_refuse(refused, tmp_path):
+    assert "moco-v2" in refused("pretrain", "digits", "--model", "resnet20_cifar", "--method", "moco")
+    out = tmp_path / "mae"
+    assert "use a ViT" in refused("pretrain", "digits", "--model", "resnet20_cifar", "--method", "mae", "--out", out)
+    assert not out.exists()
+    assert "finished run" in refused("train", "digits", "--from", tmp_path)
+    assert "DATA alone" in refused("train", "resnet20_cifar")
+    assert "share of the training labels" in refused("train", "resnet20_cifar", "digits", "--labels", 2)
+    assert "no batch norms" in refused("train", "resnet20_cifar", "digits", "--reset-bn")
+
+
+def test_tile(said, refused, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "slides").mkdir()
+    Image.new("RGB", (64, 40), "purple").save(tmp_path / "slides" / "a.png")
+    said("tile", tmp_path / "slides", "--out", tmp_path / "tiles", "--um", 16, "--mpp", 0.5, "--side", 8)
+    assert {p.name for p in (tmp_path / "tiles").iterdir()} == {"a_0_0.png", "a_32_0.png", "tiles.csv"}
+    assert "give --mpp" in refused("tile", tmp_path / "slides", "--out", tmp_path / "more")
+    assert "too small" in refused("tile", tmp_path / "slides", "--out", tmp_path / "more", "--mpp", 0.5)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sartor.core import files
 from sartor.reproduce.reproduction import Conditions
@@ -31,7 +32,17 @@ def cifar_root(tmp_path_factory):
         records = np.concatenate([labels[:, None].astype(np.uint8), pixels.reshape(len(labels), -1)], axis=1)
         (folder / name).write_bytes(records.tobytes())
     write_scenes(root / "images" / "camvid", {"train": 6, "val": 4, "test": 4}, void=2)
+    _make_up_tissue(root / "images" / "histology-tiles", rng)
     return root
+
+
+def _make_up_tissue(folder, rng):
+    """Noise under the names of the tiles of tissue."""
+    folder.mkdir()
+    names = [f"0_0_{n}_506.jpg" for n in range(6)] + [f"Tile_({n},0).jpg" for n in range(3)]
+    for name in names:
+        Image.fromarray(rng.integers(0, 255, (128, 128, 3), dtype=np.uint8)).save(folder / name)
+    Image.fromarray(rng.integers(0, 255, (64, 224, 3), dtype=np.uint8)).save(folder / "CRC-VAL.tif")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,15 @@
 
 import pytest
 
-from sartor.reproduce import preact_resnet, regnet, regnet_population, resnext, timing, wide_resnet
+from sartor.reproduce import (
+    pathology_pretraining,
+    preact_resnet,
+    regnet,
+    regnet_population,
+    resnext,
+    timing,
+    wide_resnet,
+)
 from sartor.reproduce.reproduction import Conditions, reproduce
 from sartor.reproduce.table import REPRODUCTIONS
 from sartor.reproduce.trials import Trials
@@ -190,3 +198,23 @@ def test_steps_are_timed_in_turn():
     first, second = timing.time_rows(specs, times[1])
     assert first["time / a (quartiles)"] == "1.00 (1.00 to 1.00)"
     assert float(second["multiply-adds / a"]) > 1
+
+
+@pytest.mark.parametrize(("byol", "passed"), [(0.45, True), (0.5, False)])
+def test_every_method_of_pretraining_must_be_above_scratch(monkeypatch, tmp_path, byol, passed):
+    errors = {pathology_pretraining.SCRATCH: 0.5, "simclr": 0.4, "moco-v2": 0.4, "byol": byol}
+
+    def run_all(variants, seeds, conditions):
+        return {
+            v.name: [
+                {
+                    "variant": v.name, "seed": s, "errors": dict.fromkeys(v.counts, errors[v.name]),
+                    "losses": [], "pretraining_seconds": 1.0, "seconds": 2.0,
+                }
+                for s in range(seeds)
+            ]
+            for v in variants
+        }  # fmt: skip
+
+    monkeypatch.setattr(pathology_pretraining, "run_all", run_all)
+    assert pathology_pretraining.photographs(Conditions(tmp_path)).passed is passed

@@ -223,3 +223,21 @@ def test_a_task_goes_to_another_process(folder: Path) -> None:
     task = ImageClassification.open(folder)
     copy = pickle.loads(pickle.dumps(task))
     assert copy.split("test").batch(np.arange(4))["image"].equal(task.split("test").batch(np.arange(4))["image"])
+
+
+class TestWithLabels:
+    def test_a_share_of_every_class_and_other_splits_as_they_are(self):
+        whole = ImageClassification.open("digits")
+        fewer = whole.with_labels(0.01, 0)
+        assert np.bincount(fewer.split("train").labels).min() >= 1
+        assert len(fewer.split("train")) == pytest.approx(0.01 * len(whole.split("train")), abs=3)
+        assert fewer.split("test").rows.tolist() == whole.split("test").rows.tolist()
+        assert fewer.preprocess == whole.preprocess
+        assert fewer.fingerprint != whole.fingerprint
+        assert set(fewer.split("train").rows) <= set(whole.split("train").rows)
+        assert whole.with_labels(1.0, 0) is whole
+        assert whole.with_labels(0.01, 1).split("train").rows.tolist() != fewer.split("train").rows.tolist()
+
+    def test_no_share(self):
+        with pytest.raises(DataError, match="above 0 and at most 1"):
+            ImageClassification.open("digits").with_labels(0.0, 0)
