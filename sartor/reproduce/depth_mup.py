@@ -79,8 +79,8 @@ class Sweep:
         rose = best["depth-muP", deep][1] - best["depth-muP", shallow][1]
         return Result(
             f"From {shallow} to {deep} {self.unit} the best learning rate moves by {moved['depth-muP']:.2f} factors of "
-            f"two under Depth-muP and by {moved['standard']:.2f} under the standard parametrization; Depth-muP's best loss "
-            f"changes by {rose:+.3f}. The rule is less than {STEP:g}, more than {STEP:g}, and at most {RISE:+g}.",
+            f"two under Depth-muP and by {moved['standard']:.2f} under the standard parametrization; Depth-muP's best "
+            f"loss changes by {rose:+.3f}. The rule is less than {STEP:g}, more than {STEP:g}, and at most {RISE:+g}.",
             passed=bool(moved["depth-muP"] < STEP < moved["standard"] and rose <= RISE),
             tables={"Training loss of the last epoch": _rows(curves, best, self.powers, self.unit)},
             pictures={"rates": _picture(curves, self.powers, self.unit)},
