@@ -12,6 +12,7 @@ import torch
 
 from sartor.models.anynet import AnyNet, Stage, Stem
 from sartor.models.network import build
+from sartor.models.vision.deit import ViT
 from sartor.models.vision.preact_resnet import Unit
 from sartor.models.vision.residual_mlp import Nonlinearity, ResidualMLP
 from sartor.report.design_space import COLOURS, panels, svg
@@ -26,6 +27,7 @@ from sartor.training.schedules import Constant
 
 BLOCKS = (4, 16, 64)
 UNITS = (1, 4, 16)  # of each of three stages
+PAIRS = (2, 8, 32)  # of attention and perceptron
 STEP = 1.0  # factors of two by which the best learning rate may move
 RISE = 0.03  # by which the best loss may rise with depth
 NEAR = 0.05  # relative
@@ -47,6 +49,7 @@ class Sweep:
     recipe: Recipe
     powers: Sequence[int]
     constant: float
+    unit: str = "blocks"  # what the branches are called
 
     def run(self, conditions: Conditions) -> Result:
         """Train all, and judge how far the best learning rate moves."""
@@ -56,7 +59,7 @@ class Sweep:
         for rule, parametrization in rules.items():
             for depth, network in self.networks.items():
                 for power in self.powers:
-                    name = _name(rule, depth, power)
+                    name = self._name(rule, depth, power)
                     specs[name] = network.replace(branch_scale=self.constant / shallow**0.5)
                     recipes[name] = self.recipe.replace(lr=2.0**power, parametrization=parametrization)
         trials = run_trials(specs, recipes, conditions)
@@ -64,7 +67,7 @@ class Sweep:
 
     def _judged(self, rules: Mapping[str, Any], trials: Trials) -> Result:
         curves = {
-            (rule, depth): [trials.losses(_name(rule, depth, power)) for power in self.powers]
+            (rule, depth): [trials.losses(self._name(rule, depth, power)) for power in self.powers]
             for rule in rules
             for depth in self.networks
         }
@@ -75,18 +78,17 @@ class Sweep:
         moved = {rule: abs(best[rule, deep][0] - best[rule, shallow][0]) for rule in rules}
         rose = best["depth-muP", deep][1] - best["depth-muP", shallow][1]
         return Result(
-            f"From {shallow} to {deep} blocks the best learning rate moves by {moved['depth-muP']:.2f} factors of two "
-            f"under Depth-muP and by {moved['standard']:.2f} under the standard parametrization; Depth-muP's best loss "
-            f"changes by {rose:+.3f}. The rule is less than {STEP:g}, more than {STEP:g}, and at most {RISE:+g}.",
+            f"From {shallow} to {deep} {self.unit} the best learning rate moves by {moved['depth-muP']:.2f} factors of "
+            f"two under Depth-muP and by {moved['standard']:.2f} under the standard parametrization; Depth-muP's best "
+            f"loss changes by {rose:+.3f}. The rule is less than {STEP:g}, more than {STEP:g}, and at most {RISE:+g}.",
             passed=bool(moved["depth-muP"] < STEP < moved["standard"] and rose <= RISE),
-            tables={"Training loss of the last epoch": _rows(curves, best, self.powers)},
-            pictures={"rates": _picture(curves, self.powers)},
+            tables={"Training loss of the last epoch": _rows(curves, best, self.powers, self.unit)},
+            pictures={"rates": _picture(curves, self.powers, self.unit)},
             data={**trials.to_json(), "moved": moved, "rose": rose},
         )
 
-
-def _name(rule: str, depth: int, power: int) -> str:
-    return f"{rule}, {depth} blocks, 2^{power}"
+    def _name(self, rule: str, depth: int, power: int) -> str:
+        return f"{rule}, {depth} {self.unit}, 2^{power}"
 
 
 def optimum(powers: Sequence[int], losses: Sequence[float]) -> tuple[float, float]:
@@ -100,12 +102,12 @@ def optimum(powers: Sequence[int], losses: Sequence[float]) -> tuple[float, floa
     return float(powers[at] + shift), float(middle - (left - right) * shift / 4)
 
 
-def _rows(curves: Mapping[Any, Any], best: Mapping[Any, Any], powers: Sequence[int]) -> Rows:
+def _rows(curves: Mapping[Any, Any], best: Mapping[Any, Any], powers: Sequence[int], unit: str) -> Rows:
     rows = []
     for (rule, depth), curve in curves.items():
         cells = {f"2^{power}": _cell(losses) for power, losses in zip(powers, curve, strict=True)}
         power, loss = best[rule, depth]
-        rows.append({"parametrization": rule, "blocks": str(depth), **cells, "best": f"{loss:.3f} at 2^{power:.2f}"})
+        rows.append({"parametrization": rule, unit: str(depth), **cells, "best": f"{loss:.3f} at 2^{power:.2f}"})
     return rows
 
 
@@ -116,7 +118,7 @@ def _cell(losses: Sequence[float]) -> str:
     return f"{found.mean:.3f}" + (f" ± {found.deviation:.3f}" if found.n > 1 else "")
 
 
-def _picture(curves: Mapping[tuple[str, int], Any], powers: Sequence[int]) -> str:
+def _picture(curves: Mapping[tuple[str, int], Any], powers: Sequence[int], unit: str) -> str:
     """Loss by learning rate: a panel for each parametrization, a line for each depth, a band over the seeds."""
     rules = list(dict.fromkeys(rule for rule, _ in curves))
     depths = list(dict.fromkeys(depth for _, depth in curves))
@@ -125,7 +127,7 @@ def _picture(curves: Mapping[tuple[str, int], Any], powers: Sequence[int]) -> st
             for colour, depth in zip(COLOURS, depths, strict=False):
                 values = np.minimum(np.array(curves[rule, depth]), SHOWN)
                 ax.fill_between(powers, values.min(1), values.max(1), color=colour, alpha=0.15, lw=0)
-                ax.plot(powers, values.mean(1), "-", marker="o", ms=3, color=colour, label=f"{depth} blocks")
+                ax.plot(powers, values.mean(1), "-", marker="o", ms=3, color=colour, label=f"{depth} {unit}")
             ax.set_title(rule, loc="left")
             ax.set_xlabel("learning rate, power of two")
         axes[0].set_ylabel("training loss")
@@ -185,6 +187,16 @@ def resnets() -> Sweep:
     return Sweep(networks, recipe, range(-7, 1), math.sqrt(3))
 
 
+def transformers() -> Sweep:
+    """Vision transformers 32 wide on four tokens and a class token, whose branches have two layers, by AdamW.
+
+    Matrices start from N(0, 1 / width). As many steps are taken as by the perceptrons.
+    """
+    base = ViT(32, 1, 4, patch=SIDE // 2, mlp=2.0, classes=10, size=(SIDE, SIDE), fc_std=32**-0.5)
+    networks = {2 * pairs: base.replace(depth=pairs) for pairs in PAIRS}
+    return Sweep(networks, adam().replace(epochs=2.0, batch=64), range(-12, -4), 1.0, "branches")
+
+
 REPRODUCTION = Reproduction(
     "depth-mup",
     "Depth-muP",
@@ -195,6 +207,11 @@ REPRODUCTION = Reproduction(
         "resnet": Part(
             "Best learning rate by depth, residual networks",
             resnets().run,
+            optional=True,
+        ),
+        "transformer": Part(
+            "Best learning rate by depth, transformers",
+            transformers().run,
             optional=True,
         ),
     },

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sartor.core.errors import SpecError, TrainingError
-from sartor.models.network import build, list_models, spec_of
+from sartor.models.network import build, spec_of
 from sartor.models.vision.deit import ViT
 from sartor.pretraining.byol import BYOL, Rising
 from sartor.pretraining.losses import byol_loss, dino_loss, info_nce, masked_error, nt_xent
@@ -145,12 +145,8 @@ class TestByol:
 
 
 class TestTrunk:
-    @pytest.mark.parametrize(
-        "name", ["resnet20_cifar", "preact_resnet110_cifar", "levit_128s", "dla34", "simplenetv1_small_m2_05"]
-    )
+    @pytest.mark.parametrize("name", ["resnet20_cifar", "levit_128s", "dla60", "simplenet_cifar_310k"])
     def test_has_all_of_a_network_but_its_classifier(self, name):
-        if name not in list_models():
-            pytest.skip(name)
         spec = spec_of(name)
         torch.manual_seed(0)
         network, images = build(spec).eval(), torch.randn(2, spec.channels, *spec.size)
