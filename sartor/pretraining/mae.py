@@ -69,7 +69,7 @@ class MaskedAutoencoder(nn.Module):
         self.embed = nn.Linear(spec.width, method.width)
         self.unseen = nn.Parameter(torch.zeros(1, 1, method.width))
         self.register_buffer("places", waves(spec.grid(spec.size), method.width), persistent=False)
-        self.blocks = nn.Sequential(*(ViTBlock(small) for _ in range(method.depth)))
+        self.blocks = nn.Sequential(*(ViTBlock(small.block_parts(), small.heads) for _ in range(method.depth)))
         self.norm = nn.LayerNorm(method.width, 1e-6)
         self.draw = nn.Linear(method.width, spec.channels * spec.patch**2)
         for layer in (self.embed, self.draw, *self.blocks.modules()):
@@ -90,7 +90,8 @@ class MaskedAutoencoder(nn.Module):
         x = self.embed(encoded)
         whole = torch.cat([x[:, 1:], self.unseen.to(x.dtype).expand(n, length - seen, -1)], 1)
         back = order.argsort(1)
-        whole = whole.gather(1, back[..., None].expand(-1, -1, whole.shape[2])) + self.places
+        places: Any = self.places
+        whole = whole.gather(1, back[..., None].expand(-1, -1, whole.shape[2])) + places
         whole = self.blocks(torch.cat([x[:, :1], whole], 1))
         return self.draw(self.norm(whole[:, 1:])), (back >= seen).float()
 

@@ -325,7 +325,7 @@ def _imagenet() -> dict[str, bool | None]:
         return dict.fromkeys(names)
     given = read_hierarchy(folder / "imagenet_is_a.txt")
     classes = (folder / "imagenet21k_miil_synsets.txt").read_text().split()
-    found = label_tree(Hierarchy(given.parents | {_SUN: ()}, {}), classes)
+    found = label_tree(Hierarchy({**given.parents, _SUN: ()}, {}), classes)
     pug = [classes[c] for c in found.chain(classes.index("n02110958"))]
     close = np.abs(found.levels().weights - np.array(WEIGHTS)).max() < 5e-5
     holds = [np.bincount(found.depths).tolist() == DEPTHS, bool(close), _is_pug(pug)]

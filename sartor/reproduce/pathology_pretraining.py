@@ -139,7 +139,7 @@ def _tuned_error(spec: AnyNet, start: Mapping[str, Any], task: Any, count: float
     tuned = build(spec)
     tuned.load_state_dict(start)
     trained = run(plan_for(tuning(len(few), updates), tuned, few, task.preprocess, seed=seed, numerics=_NUMERICS))
-    return error_of(trained.network, task, "test")
+    return error_of(trained.network, task, "test", task.preprocess)
 
 
 def run_all(variants: Sequence[Variant], seeds: int, conditions: Conditions) -> dict[str, list[Json]]:

@@ -66,7 +66,7 @@ def steps(epochs: float) -> dict[str, Recipe]:
     }  # fmt: skip
 
 
-def _augmented(recipe: Recipe, **changes: object) -> Recipe:
+def _augmented(recipe: Recipe, **changes: Any) -> Recipe:
     return recipe.replace(augment=dataclasses.replace(recipe.augment, **changes))
 
 

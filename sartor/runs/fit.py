@@ -139,7 +139,7 @@ class _Job:
         if left is None and method.searched(seen):
             left = max(0.0, self.clock.left() - self.reserve - EXPORTING * self.request.time)
             self.ledger.keep(left=left)
-        return method if left is None else replace(method, left=float(left))  # type: ignore[arg-type]
+        return method if left is None else replace(method, left=float(left))
 
     def deadline(self) -> float:
         """When training must end; later while no candidate was judged, for there must be one."""

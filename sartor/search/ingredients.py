@@ -33,7 +33,11 @@ def _decay(factor: float) -> Change:
 
 
 def _smoothing(value: float) -> Change:
-    return lambda recipe, image: recipe.replace(loss=replace(recipe.loss, smoothing=value))  # type: ignore[type-var]
+    def changed(recipe: Recipe, image: Any) -> Recipe:
+        loss: Any = recipe.loss
+        return recipe.replace(loss=replace(loss, smoothing=value))
+
+    return changed
 
 
 def _augment(photographs: bool = False, **values: Any) -> Change:
