@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib import import_module
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
@@ -27,11 +27,23 @@ if TYPE_CHECKING:
 class NetworkSpec(Protocol):
     """A spec of a network: frozen plain values from which it is built and counted."""
 
-    kind: str
-    inputs: Signature
-    outputs: Signature
-    init: Any
-    fc_std: float
+    kind: ClassVar[str]
+
+    @property
+    def inputs(self) -> Signature:
+        """One image."""
+
+    @property
+    def outputs(self) -> Signature:
+        """What it answers."""
+
+    @property
+    def init(self) -> Any:
+        """How convolutions are drawn."""
+
+    @property
+    def fc_std(self) -> float:
+        """The deviation of the classifier's weights; 0: the framework's uniform."""
 
     def replace(self, **changes: Any) -> Any:
         """A copy with other fields: another head, other widths."""

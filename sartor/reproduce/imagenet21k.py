@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,10 +162,11 @@ def measured(job: Pretraining) -> Json:
     }
 
 
-def build_seeded(spec: AnyNet, seed: int) -> nn.Module:
+def build_seeded(spec: Any, seed: int) -> nn.Module:
     """The network with initial weights of the seed; those before the classifier do not depend on the outputs."""
     torch.manual_seed(seed_of(seed, "weights"))
-    return build(spec)
+    network: nn.Module = build(spec)
+    return network
 
 
 def with_new_head(backbone: nn.Module, seed: int) -> nn.Module:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from importlib.resources import files
+from typing import Any
 
 from sartor.models.anynet import AnyNet, Stage, Stem
 from sartor.models.vision.resnet import Basic
