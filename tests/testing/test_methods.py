@@ -49,7 +49,13 @@ class TestTrain(OnDigits):
 
 class TestSuccessiveHalving(OnDigits):
     def method(self):
-        return SuccessiveHalving(("resnet", "regnetx"), quick(1437, 8, flip=True), TimeShare.of(60.0, 2), 1e9, True)
+        return SuccessiveHalving(
+            ("resnet", "regnetx"),
+            quick(1437, 8, flip=True),
+            TimeShare.of(60.0, 2),
+            {"resnet": 1e9, "regnetx": 1e9},
+            True,
+        )
 
     def outcome(self, proposal, task):
         done = super().outcome(proposal, task)
