@@ -72,7 +72,7 @@ def test_the_ends_may_be_changed(folder):
 
 def test_names_are_found_whatever_the_ends():
     for name in list_models()[::8]:
-        spec = spec_of(name, classes=3, channels=1, size=(64, 64))
+        spec = spec_of(name, classes=3, channels=1, size=(112, 112))
         found = name_of(spec.replace(dropout=0.5) if hasattr(spec, "dropout") else spec)
         assert spec_of(found) == spec_of(name)
 

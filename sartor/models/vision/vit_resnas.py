@@ -270,7 +270,7 @@ class ViTResNASBackbone(TransformerBackbone):
 
 def _as_map(tokens: Tensor, grid: Size) -> Tensor:
     """(batch, height * width, channels) as (batch, channels, height, width)."""
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
 
 
 def _as_tokens(x: Tensor) -> Tensor:
