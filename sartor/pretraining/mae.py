@@ -65,6 +65,8 @@ class MAE(Encoding):
 class MaskedAutoencoder(nn.Module):
     """The encoder is the backbone, run from its first seam on the patches that are seen."""
 
+    places: Tensor
+
     def __init__(self, method: MAE, backbone: Any) -> None:
         super().__init__()
         spec: ViT = backbone.spec

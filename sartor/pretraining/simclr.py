@@ -37,4 +37,5 @@ class SimCLR(Encoding):
     def terms(self, modules: Modules, batch: Batch, context: Context) -> Mapping[str, Tensor]:
         """Both views are normalised as one batch."""
         _, projected = modules["model"](torch.cat([batch["view0"], batch["view1"]]))
-        return {"nt_xent": nt_xent(*projected.chunk(2), self.temperature)}
+        first, second = projected.chunk(2)
+        return {"nt_xent": nt_xent(first, second, self.temperature)}
