@@ -150,12 +150,11 @@ def pretrain(
     SartorError with one line for what is wrong.
     """
     recipe = pretraining(method) if isinstance(method, str) else method
-    recipe.replace_from(settings)  # a wrong setting is said before data are read
+    recipe.replace_from(settings).method.check(as_spec(model))  # what is wrong is said before data are read
     name = fspath(data)
     plain = model if isinstance(model, str | Mapping) else to_json(model)
     label = model if isinstance(model, str) else as_spec(model).kind
     folder = Path(out) if out is not None else RUNS / f"{recipe.name}-{label}-{run_name(name)}"
-    as_spec(plain)
     request = PretrainRequest(
         name, plain, recipe.name, values_of(recipe), tuple(settings), epochs or 0.0, weights, size, seed
     )

@@ -77,9 +77,10 @@ class DINO(Encoding):
         with torch.no_grad():
             teachers = [modules["target"](view)[1] for view in views]
         temperatures, centre = (self.student, self.teacher), memory["value"]
-        losses = [dino_loss(s, t, centre, temperatures) for s, t in zip(students, reversed(teachers), strict=True)]
+        pairs = zip(students, reversed(teachers), strict=True)
+        losses = torch.stack([dino_loss(student, teacher, centre, temperatures) for student, teacher in pairs])
         memory["value"] = torch.lerp(torch.cat(teachers).mean(0), centre, self.centre)
-        return {"dino": torch.stack(losses).mean()}
+        return {"dino": losses.mean()}
 
     def after_backward(self, modules: Modules, context: Context) -> None:
         """Hold the directions still at first."""

@@ -45,10 +45,14 @@ class MAE(Encoding):
         """One."""
         return 1
 
+    def check(self, spec: Any) -> None:
+        """Raises TrainingError for other networks."""
+        if not isinstance(spec, ViT):
+            raise TrainingError(f"method mae: {spec.kind} networks have no patches to leave out; use a ViT")
+
     def members(self, backbone: Any, classes: int) -> dict[str, Member]:
-        """The autoencoder. Raises TrainingError for other networks."""
-        if not isinstance(backbone.spec, ViT):
-            raise TrainingError(f"method mae: a {backbone.spec.kind} network has no patches to leave out; use a ViT")
+        """The autoencoder."""
+        self.check(backbone.spec)
         return {"model": Member(MaskedAutoencoder(self, backbone))}
 
     def terms(self, modules: Modules, batch: Batch, context: Context) -> Mapping[str, Tensor]:
@@ -60,6 +64,8 @@ class MAE(Encoding):
 
 class MaskedAutoencoder(nn.Module):
     """The encoder is the backbone, run from its first seam on the patches that are seen."""
+
+    places: Tensor
 
     def __init__(self, method: MAE, backbone: Any) -> None:
         super().__init__()

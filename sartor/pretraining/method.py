@@ -20,6 +20,9 @@ class Pretext(Protocol):
     def views(self) -> int:
         """How many views of each image it compares."""
 
+    def check(self, spec: Any) -> None:
+        """Raises TrainingError, before data are read, for a network the method cannot train."""
+
     def members(self, backbone: Any, classes: int) -> dict[str, Member]:
         """The modules of the plan, ``model`` among them; ``classes`` is the number of the data's (0: no labels)."""
 
@@ -43,6 +46,9 @@ class Encoding:
     def views(self) -> int:
         """Two."""
         return 2
+
+    def check(self, spec: Any) -> None:
+        """Any network will do."""
 
     def backbone_of(self, model: Any) -> Any:
         """The trunk's."""

@@ -57,7 +57,7 @@ _TISSUE = Path("images", "histology-tiles")
 _NUMERICS = Numerics("float32", channels_last=True)
 
 
-def network(side: int, classes: int) -> AnyNet:
+def network(side: int, classes: int) -> Any:
     """A residual network of 0.3 million parameters, every stage of which halves the size."""
     stages = tuple(Stage(Basic(), 1, 32 * 2**s, 2) for s in range(3))
     return AnyNet(Stem(32), stages, classes=classes, size=(side, side))
@@ -126,7 +126,7 @@ def measured(variant: Variant, seed: int) -> Json:
     }  # fmt: skip
 
 
-def _tuned_error(spec: AnyNet, start: Mapping[str, Any], task: Any, count: float, updates: int, seed: int) -> float:
+def _tuned_error(spec: Any, start: Mapping[str, Any], task: Any, count: float, updates: int, seed: int) -> float:
     """Fine-tune all weights on a share of the labels (below 1) or on so many of each class."""
     train = task.split("train")
     if count < 1:
