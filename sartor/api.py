@@ -16,6 +16,7 @@ from sartor.core.seams import Signature
 from sartor.core.spec import to_json
 from sartor.core.units import parse_duration
 from sartor.data import masks
+from sartor.models.image_spec import MaskSpec
 from sartor.models.network import as_spec, count
 from sartor.pretraining.recipe import Pretraining, pretraining, values_of
 from sartor.report.card import write_model_card
@@ -107,7 +108,8 @@ def train(
     plain = model if isinstance(model, str | Mapping) else to_json(model)
     label = model if isinstance(model, str) else as_spec(model).kind
     folder = Path(out) if out is not None else RUNS / f"{label}-{run_name(name)}"
-    as_spec(plain)  # likewise a wrong name
+    if isinstance(as_spec(plain), MaskSpec) and kind != SEGMENTATION:  # likewise a wrong name
+        raise SpecError(f"{label} gives masks, and {name} has none; take a network for classes (sartor models)")
     common = name, plain, fitted, tuple(settings), epochs or 0.0, weights, size
     if kind == SEGMENTATION:
         if reset_norms or labels != 1.0:

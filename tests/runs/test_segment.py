@@ -89,6 +89,8 @@ def test_classifiers_become_backbones(scenes, tmp_path):
 def test_what_cannot_be(scenes, tmp_path):
     with pytest.raises(SpecError, match="task"):
         sartor.train("resnet20_cifar", scenes, task="detection", out=tmp_path / "run")
+    with pytest.raises(SpecError, match="fc_hardnet70 gives masks, and digits has none"):
+        sartor.train("fc_hardnet70", "digits", out=tmp_path / "run")
     with pytest.raises(SpecError, match="levit"):
         sartor.train("levit_128s", scenes, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
