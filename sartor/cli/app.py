@@ -12,6 +12,7 @@ from sartor.core.errors import SartorError
 COMMANDS = {
     "fit": "Find the best model for data within a budget and a time.",
     "train": "Train one network on data by a recipe.",
+    "prepare": "Make a folder of class folders ready for pretraining.",
     "predict": "Classify pictures with a run's best model.",
     "front": "Show a run's candidates on the front of quality against cost.",
     "export": "Write a candidate of a run to a folder, ready to serve.",

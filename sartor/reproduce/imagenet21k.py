@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,10 +162,11 @@ def measured(job: Pretraining) -> Json:
     }
 
 
-def build_seeded(spec: AnyNet, seed: int) -> nn.Module:
+def build_seeded(spec: Any, seed: int) -> nn.Module:
     """The network with initial weights of the seed; those before the classifier do not depend on the outputs."""
     torch.manual_seed(seed_of(seed, "weights"))
-    return build(spec)
+    seeded: nn.Module = build(spec)
+    return seeded
 
 
 def with_new_head(backbone: nn.Module, seed: int) -> nn.Module:
@@ -325,7 +327,7 @@ def _imagenet() -> dict[str, bool | None]:
         return dict.fromkeys(names)
     given = read_hierarchy(folder / "imagenet_is_a.txt")
     classes = (folder / "imagenet21k_miil_synsets.txt").read_text().split()
-    found = label_tree(Hierarchy(given.parents | {_SUN: ()}, {}), classes)
+    found = label_tree(Hierarchy({**given.parents, _SUN: ()}, {}), classes)
     pug = [classes[c] for c in found.chain(classes.index("n02110958"))]
     close = np.abs(found.levels().weights - np.array(WEIGHTS)).max() < 5e-5
     holds = [np.bincount(found.depths).tolist() == DEPTHS, bool(close), _is_pug(pug)]

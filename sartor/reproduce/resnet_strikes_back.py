@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
+from typing import Any
 
 from sartor.models.anynet import AnyNet, Stage, Stem
 from sartor.models.vision.resnet import Basic
@@ -66,7 +67,7 @@ def steps(epochs: float) -> dict[str, Recipe]:
     }  # fmt: skip
 
 
-def _augmented(recipe: Recipe, **changes: object) -> Recipe:
+def _augmented(recipe: Recipe, **changes: Any) -> Recipe:
     return recipe.replace(augment=dataclasses.replace(recipe.augment, **changes))
 
 
@@ -174,8 +175,9 @@ def _agrees(here: str, paper: str) -> bool:
     return here == paper or here.startswith(f"{paper} ") or (paper == "yes" and here != "no")
 
 
-def _beside(names: object, published: Mapping[str, Mapping[str, str]], found: Mapping[str, Mapping[str, str]]) -> Rows:
-    chosen = list(names)  # type: ignore[call-overload]
+def _beside(
+    chosen: Sequence[str], published: Mapping[str, Mapping[str, str]], found: Mapping[str, Mapping[str, str]]
+) -> Rows:
     return [
         {
             "hyper-parameter": what,

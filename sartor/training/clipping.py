@@ -42,6 +42,6 @@ def clip_units(parameters: Iterable[Tensor], share: float) -> None:
 
 def unit_norms(tensor: Tensor) -> Tensor:
     """The norm of each unit, shaped to be multiplied with the tensor."""
-    if tensor.ndim <= 1:
-        return torch.linalg.vector_norm(tensor)
-    return torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.ndim)), keepdim=True)
+    inside = tuple(range(1, tensor.ndim)) if tensor.ndim > 1 else None
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=inside, keepdim=inside is not None)
+    return norms
