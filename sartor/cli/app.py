@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "Train one network on data by a recipe.",
     "pretrain": "Train a network on images without labels, to be fine-tuned on few.",
     "tile": "Cut large images into tiles of a stated physical size.",
+    "prepare": "Make a folder of class folders ready for pretraining.",
     "predict": "Classify pictures with a run's best model.",
     "front": "Show a run's candidates on the front of quality against cost.",
     "export": "Write a candidate of a run to a folder, ready to serve.",

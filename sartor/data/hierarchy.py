@@ -90,7 +90,8 @@ def read_hierarchy(path: str | Path) -> Hierarchy:
     WordNet's ``data.noun`` (ids are ``n`` and the offset; parents the hypernyms, or the instance hypernyms where there
     are none); lines of a child, a tab and its parent; ImageNet's ``is_a`` list, whose lines are two WordNet ids, the
     parent first; CSV or TSV with the columns ``child`` and ``parent``; JSON ``{child: parent or [parents] or null}``
-    or ``[[child, parent], …]``; the ``.pth`` that ``write_tree`` writes. Raises DataError naming the file and the line.
+    or ``[[child, parent], …]``; the ``.pth`` or ``.json`` that ``write_tree`` writes. Raises DataError naming the file
+    and the line.
     """
     path, name = Path(path), shown(path)
     if path.suffix in (".pth", ".pt"):
@@ -159,6 +160,8 @@ def _read_json(text: str, name: str) -> Hierarchy:
     if isinstance(data, list) and all(_texts(pair) and len(pair) == 2 for pair in data):
         return Hierarchy.of(((child, parent) for child, parent in data), name=name)
     given = data if isinstance(data, dict) else {}
+    if "class_tree_list" in given:
+        return _of_chains(given, name)
     table: dict[str, Any] = {
         child: [above] if isinstance(above, str) else above or [] for child, above in given.items()
     }
@@ -174,13 +177,21 @@ def _read_saved(path: Path, name: str) -> Hierarchy:
 
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"hierarchy {name}: cannot be read ({error.__class__.__name__}); give {_FORMS}") from None
+    except Exception:  # whatever a damaged or foreign file makes torch.load raise
+        data = None
+    return _of_chains(data, name)
+
+
+def _of_chains(data: Any, name: str) -> Hierarchy:
+    """The hierarchy of a tree in the authors' layout."""
+    try:
         ids = list(data["class_description"])
         chains = [[ids[i] for i in chain] for chain in data["class_tree_list"]]
         if len(chains) != len(ids) or any(chain[0] != own for chain, own in zip(chains, ids, strict=True)):
             raise ValueError
-    except OSError as error:
-        raise DataError(f"hierarchy {name}: cannot be read ({error.__class__.__name__}); give {_FORMS}") from None
-    except Exception:  # whatever a damaged or foreign file makes torch.load raise
+    except (TypeError, KeyError, IndexError, ValueError):
         raise DataError(f"hierarchy {name}: holds no class_tree_list with class_description; give {_FORMS}") from None
     words = {own: (str(text),) for own, text in data["class_description"].items()}
     pairs = Hierarchy.of((pair for chain in chains for pair in pairwise(chain)), words, name)

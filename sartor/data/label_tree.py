@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sartor.core.errors import DataError
-from sartor.core.files import replacing
+from sartor.core.files import replacing, write_json
 from sartor.data.hierarchy import Hierarchy
 
 Numbers = NDArray[np.int64]
@@ -143,15 +143,19 @@ def frequent(data: Labelled, more_than: int = 500) -> list[str]:
 def write_tree(tree: LabelTree, path: str | Path, texts: Mapping[str, str] | None = None) -> None:
     """Store a tree in the layout of ImageNet-21K-P's authors: ``class_tree_list`` and ``class_description``.
 
-    ``texts`` describe some classes; the others are described by their names.
+    ``texts`` describe some classes; the others are described by their names. A path that ends in ``.json`` gets JSON,
+    which needs no torch and can hold nothing else; others what the authors' code loads.
     """
-    import torch
-
     texts = texts or {}
     content = {
         "class_tree_list": [tree.chain(c) for c in range(len(tree.classes))],
         "class_description": {name: texts.get(name, name) for name in tree.classes},
     }
+    if Path(path).suffix == ".json":
+        write_json(Path(path), content)
+        return
+    import torch
+
     with replacing(Path(path)) as temporary:
         torch.save(content, temporary)
 

@@ -165,8 +165,8 @@ def measured(job: Pretraining) -> Json:
 def build_seeded(spec: Any, seed: int) -> nn.Module:
     """The network with initial weights of the seed; those before the classifier do not depend on the outputs."""
     torch.manual_seed(seed_of(seed, "weights"))
-    network: nn.Module = build(spec)
-    return network
+    seeded: nn.Module = build(spec)
+    return seeded
 
 
 def with_new_head(backbone: nn.Module, seed: int) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -175,8 +175,9 @@ def _agrees(here: str, paper: str) -> bool:
     return here == paper or here.startswith(f"{paper} ") or (paper == "yes" and here != "no")
 
 
-def _beside(names: object, published: Mapping[str, Mapping[str, str]], found: Mapping[str, Mapping[str, str]]) -> Rows:
-    chosen = list(names)  # type: ignore[call-overload]
+def _beside(
+    chosen: Sequence[str], published: Mapping[str, Mapping[str, str]], found: Mapping[str, Mapping[str, str]]
+) -> Rows:
     return [
         {
             "hyper-parameter": what,

@@ -42,6 +42,6 @@ def clip_units(parameters: Iterable[Tensor], share: float) -> None:
 
 def unit_norms(tensor: Tensor) -> Tensor:
     """The norm of each unit, shaped to be multiplied with the tensor."""
-    axes = tuple(range(1, tensor.ndim)) or None
-    norms: Tensor = torch.linalg.vector_norm(tensor, dim=axes, keepdim=axes is not None)
+    inside = tuple(range(1, tensor.ndim)) if tensor.ndim > 1 else None
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=inside, keepdim=inside is not None)
     return norms

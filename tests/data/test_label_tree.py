@@ -124,3 +124,10 @@ def test_frequent_classes():
     assert frequent(data, 2) == ["n0", "n1", "n2"]
     with pytest.raises(DataError, match="1 of 3 classes have over 4 images; lower the bound"):
         frequent(data, 4)
+
+
+def test_the_synsets_above_cifar10_are_those_of_the_published_list(lists):
+    from sartor.reproduce.imagenet21k import hierarchy_file
+
+    ours, given = read_hierarchy(hierarchy_file()), read_hierarchy(lists / "imagenet_is_a.txt")
+    assert all(given.parents[child][:1] == above for child, above in ours.parents.items())

@@ -70,6 +70,17 @@ def test_against_resizing_then_cropping() -> None:
     assert np.abs(found - plain.transpose(2, 0, 1)).max() <= 2
 
 
+def test_squashed_pictures_keep_their_edges() -> None:
+    """The whole picture is resized: the coloured ends of an oblong one are there, and its centre square's are not."""
+    wide = Image.new("RGB", (40, 10), (0, 0, 0))
+    wide.paste((255, 0, 0), (0, 0, 10, 10))
+    cropped, squashed = (Preprocess(3, 8, resize=resize).array(wide) for resize in ("crop", "squash"))
+    assert cropped.max() == 0
+    assert squashed.shape == (3, 8, 8)
+    assert squashed[0, :, 0].min() > 200
+    assert np.array_equal(squashed, np.asarray(wide.resize((8, 8), Image.Resampling.BICUBIC)).transpose(2, 0, 1))
+
+
 def test_grey_and_colour_are_converted() -> None:
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     assert (Preprocess(3, 8).array(grey) == grey).all()

@@ -83,6 +83,16 @@ def test_oblong_sets_are_noted(tmp_path: Path) -> None:
     assert found.notices == ("images are 64 x 32: their centre square is used",)
 
 
+def test_pictures_may_be_squashed(tmp_path: Path) -> None:
+    source = open_images(photographs(tmp_path / "set", [(64, 32)] * 4))
+    cropped, squashed = (open_pixels(source, squash=squash) for squash in (False, True))
+    assert (squashed[0].geometry.resize, squashed[0].geometry.crop_ratio, squashed[0].notices) == ("squash", 1.0, ())
+    assert squashed[0].normalised(np.arange(4)).resize == "squash"
+    expected = Image.open(source.files[0]).resize((squashed[0].geometry.side,) * 2, Image.Resampling.BICUBIC)
+    assert (squashed[1].gather(np.array([0]))[0].transpose(1, 2, 0) == np.asarray(expected)).all()
+    assert cropped[0].geometry.resize == "crop"
+
+
 def test_grey_sets_have_one_channel(tmp_path: Path) -> None:
     found, pixels = open_pixels(open_images(grey_folders(tmp_path / "set", {"a": 3, "b": 3})))
     assert found.geometry.channels == 1

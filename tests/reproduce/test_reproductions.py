@@ -3,10 +3,12 @@
 import pytest
 
 from sartor.reproduce import (
+    imagenet21k,
     pathology_pretraining,
     preact_resnet,
     regnet,
     regnet_population,
+    resnet_strikes_back,
     resnext,
     timing,
     wide_resnet,
@@ -32,7 +34,7 @@ def test_every_part_runs(name, part, conditions):
 def trained(monkeypatch, module, errors=None, losses=None):
     """Let a module's trials have these errors and last losses by the beginning of a variant's name."""
 
-    def run_trials(specs, recipe, conditions):
+    def run_trials(specs, recipe, conditions, data=None):
         records = []
         for variant in specs:
             error, loss = (
@@ -93,6 +95,43 @@ def test_full_preactivation_must_lead(monkeypatch, tmp_path, original, scaled, d
     losses = {"original, scaling": scaled, "original, dropout": dropped, "original": original, "full": 1.7}
     trained(monkeypatch, preact_resnet, losses=losses)
     assert preact_resnet.training(Conditions(tmp_path)).passed is passed
+
+
+@pytest.mark.parametrize(("gain", "passed"), [(0.021, True), (0.019, False), (-0.05, False)])
+def test_the_new_recipe_must_gain(monkeypatch, tmp_path, gain, passed):
+    trained(monkeypatch, resnet_strikes_back, {"old": 0.5, "+ RandAugment": 0.5 - gain})
+    monkeypatch.setattr(resnet_strikes_back, "learning_curves", lambda trials: "<svg/>")
+    assert resnet_strikes_back.recipes(Conditions(tmp_path)).passed is passed
+    assert resnet_strikes_back.short(Conditions(tmp_path)).passed is passed
+
+
+@pytest.mark.parametrize(("worse", "passed"), [(-0.1, True), (0.004, True), (0.006, False)])
+def test_binary_cross_entropy_must_not_be_much_worse(monkeypatch, tmp_path, worse, passed):
+    trained(monkeypatch, resnet_strikes_back, {"+ RandAugment": 0.5 + worse, "A with": 0.5})
+    assert resnet_strikes_back.bce_vs_ce(Conditions(tmp_path)).passed is passed
+
+
+def test_a_changed_hyperparameter_is_found(monkeypatch, conditions):
+    changed = resnet_strikes_back.named_recipe("rsb-a2").replace(weight_decay=0.03)
+    original = resnet_strikes_back.named_recipe
+    monkeypatch.setattr(
+        resnet_strikes_back, "named_recipe", lambda name: changed if name == "rsb-a2" else original(name)
+    )
+    result = resnet_strikes_back.hyperparameters(conditions)
+    assert (result.passed, result.data["wrong"]) == (False, ["weight decay of A2: 0.03 for 0.02"])
+
+
+@pytest.mark.parametrize(("lower", "passed"), [(-0.01, True), (0.0, True), (0.01, False)])
+def test_semantic_softmax_must_not_transfer_worse(monkeypatch, tmp_path, lower, passed):
+    def gathered(jobs, measure, conditions, line):
+        values = {"semantic softmax": 0.5 - lower, "single-label softmax": 0.5, "multi-label": 0.4}
+        return {
+            name: {"loss": job.loss, **dict.fromkeys(("fine", "probe", "tuned"), values[job.loss])}
+            for name, job in jobs.items()
+        }
+
+    monkeypatch.setattr(imagenet21k, "gathered", gathered)
+    assert imagenet21k.pretraining(Conditions(tmp_path)).passed is passed
 
 
 def population(monkeypatch, ascending, descending):

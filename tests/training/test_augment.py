@@ -17,7 +17,7 @@ from sartor.core.rng import generator
 from sartor.data.preprocess import Preprocess
 from sartor.training.augment import colour, geometry
 from sartor.training.augment.draws import Draws, normals
-from sartor.training.augment.erase import erase_boxes, erased
+from sartor.training.augment.erase import cut_out, erase_boxes, erased
 from sartor.training.augment.mix import Mix
 from sartor.training.augment.pipeline import Augment, Augmenter
 from sartor.training.augment.rand import RandAugment
@@ -295,3 +295,32 @@ class TestMix:
 def test_tables_are_checked(values):
     with pytest.raises(SpecError):
         replace(Augment(), **values)
+
+
+def test_cutout_covers_a_square_with_one_colour():
+    images = np.full((200, 3, 12, 12), 7, np.uint8)
+    u = Draws(0, 0, np.arange(200))("cutout", 5)
+    out = cut_out(images, u, 0.5)
+    assert (images == 7).all()
+    covered = (out != 7).any(1)
+    assert covered.any((1, 2)).all()
+    for image, where in zip(out, covered, strict=True):
+        rows, columns = np.flatnonzero(where.any(1)), np.flatnonzero(where.any(0))
+        assert len(rows) in (3, 4, 5, 6)
+        assert len(columns) in (3, 4, 5, 6)
+        assert len(np.unique(image[:, where], axis=1).T) == 1
+    assert (covered.sum((1, 2)) == 36).any()
+    assert (covered.sum((1, 2)) < 36).any()
+
+
+def test_pixels_may_be_left_as_they_are():
+    """Without normalisation and with Cutout alone, networks see pixels / 255 of every image that is not covered."""
+    augmenter = Augmenter(Augment(cutout=0.5), Preprocess(3, 8), 8)
+    keys = np.arange(8)
+    batch = {**Images().batch(keys), "key": torch.from_numpy(keys)}
+    context = type("Step", (), {"seed": 0, "epoch": 0, "device": torch.device("cpu")})
+    out = augmenter(batch, context)["image"]
+    same = (out - batch["image"].float() / 255.0).abs().amax(1) < 1e-6
+    assert 0.0 <= out.min() <= out.max() <= 1.0
+    assert ((~same).sum((1, 2)) <= 16).all()
+    assert (~same).any()

@@ -104,3 +104,22 @@ def test_the_average_is_what_is_kept():
     assert not trained.network.training
     plain = train(tiny_network(), TinyTask(), RECIPE.replace(precision="float32", ema=0.0))
     assert set(plain.network.state_dict()) == set(trained.network.state_dict())
+
+
+def test_clipping_by_units_spares_the_classifier():
+    groups = groups_for(RECIPE.replace(clip=0.01, clip_by="unit"))({"model": tiny_network()})
+    roles = tiny_network().roles()
+    spared = [p for group in groups if not group.clipped for p in group.parameters]
+    assert sorted(p.shape for p in spared) == sorted(
+        p.shape for name, p in tiny_network().named_parameters() if "fc" in name
+    )
+    assert any(role.kind == "readout" for role in roles.values())
+    trained = run(tiny_plan(RECIPE.replace_from(["clip=0.01", "clip_by=unit", "epochs=2"])))
+    assert np.isfinite(trained.history[-1]["loss"])
+
+
+def test_a_recipe_may_leave_normalisation_out(tmp_path):
+    """The network is trained, and served, on values in 0 to 1."""
+    plan = tiny_plan(RECIPE.replace(normalise=False))
+    assert plan.hooks.transform.preprocess == PREPROCESS.plain()
+    assert plan.identity["preprocess"] == PREPROCESS.plain().to_json()

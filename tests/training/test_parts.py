@@ -7,12 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_training import Images
 
+from sartor.core.errors import SpecError
+from sartor.training.clipping import clip_gradients
 from sartor.training.feed import Feed
 from sartor.training.losses.classification import BinaryCrossEntropy, CrossEntropy, soft_targets
 from sartor.training.optimisers import SGD, Adadelta, AdamW, Lamb, RMSpropTF
 from sartor.training.orders import Repeated, Sequential, Shuffled
 from sartor.training.plan import ObservingSchedule, Stream
-from sartor.training.schedules import Constant, Cosine, Held, Scaled, StableDecay, Steps, Warmup
+from sartor.training.schedules import Constant, Cosine, Held, OneCycle, Scaled, StableDecay, Staircase, Steps, Warmup
 
 
 class TestOrders:
@@ -98,6 +100,26 @@ class TestSchedules:
         schedule = Warmup(StableDecay(0.0), 20)
         for step in range(0, min(total, later), 7):
             assert schedule.value(step, total) == schedule.value(step, later)
+
+    def test_staircase(self):
+        stairs = Staircase(0.25, 0.5)
+        assert [stairs.value(s, 8) for s in range(9)] == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.0625]
+        with pytest.raises(SpecError, match="every is a share"):
+            Staircase(0.0)
+
+    @pytest.mark.parametrize(("rise", "start", "end"), [(0.1, 20.0, 1e4), (0.3, 25.0, 100.0)])
+    def test_one_cycle_is_pytorchs(self, rise, start, end):
+        optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+        theirs = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, 0.3, total_steps=50, pct_start=rise, div_factor=start, final_div_factor=end, cycle_momentum=False
+        )
+        for step in range(50):
+            assert 0.3 * OneCycle(rise, start, end).value(step, 50) == pytest.approx(theirs.get_last_lr()[0]), step
+            optimiser.step()
+            if step < 49:
+                theirs.step()
+        with pytest.raises(SpecError, match="rise is a share"):
+            OneCycle(1.0)
 
     def test_plain_schedules_observe_nothing(self):
         assert not isinstance(Cosine(), ObservingSchedule)
@@ -200,6 +222,15 @@ class TestOptimisers:
                 optimiser.step()
             made.append(torch.stack([p.detach() for p in parameters]))
         assert torch.equal(*made)
+
+    def test_units_are_clipped_and_classifiers_spared(self):
+        row, spared = (torch.nn.Parameter(torch.tensor([[3.0, 4.0], [0.0, 0.0]])) for _ in range(2))
+        row.grad, spared.grad = (torch.tensor([[6.0, 8.0], [1e-6, 0.0]]) for _ in range(2))
+        clip_gradients([{"params": [row]}, {"params": [spared], "clipped": False}], 0.1, "unit")
+        torch.testing.assert_close(row.grad, torch.tensor([[0.3, 0.4], [1e-6, 0.0]]))
+        assert spared.grad[0].tolist() == [6.0, 8.0]
+        clip_gradients([{"params": [row]}], 0.05)
+        assert row.grad.norm().item() == pytest.approx(0.05, rel=1e-4)
 
     def test_sequential_order(self):
         assert np.array_equal(Sequential().keys(4, 1, 2, 1), [0, 1, 2, 3])

@@ -4,14 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sartor.core.errors import SpecError
+from sartor.core.errors import DataError, SpecError
+from sartor.data.preprocess import Preprocess
+from sartor.models.network import spec_of
+from sartor.models.vision.deit import ViT
 from sartor.training.augment.pipeline import Augment
 from sartor.training.augment.rand import RandAugment
 from sartor.training.losses.classification import BinaryCrossEntropy
-from sartor.training.optimisers import SGD, Adadelta, AdamW, Lamb
+from sartor.training.losses.semantic import SemanticSoftmax
+from sartor.training.optimisers import SGD, Adadelta, Adam, AdamW, Lamb, RMSpropTF
+from sartor.training.published import published, published_lines
 from sartor.training.quick import quick
 from sartor.training.recipe import Recipe, list_recipes, read_recipe, recipe
-from sartor.training.schedules import Cosine, Steps
+from sartor.training.schedules import Cosine, OneCycle, Steps
 
 # epochs, lr, decay, smoothing, depth, repeats, RandAugment, Mixup, training size (Wightman et al. 2021, table 2)
 RSB = {
@@ -73,6 +78,79 @@ def test_the_papers_own():
     assert recipe("wrn-cifar").schedule == Steps((0.3, 0.6, 0.8), 0.2)
     assert recipe("regnet-imagenet").replace(batch=256).full_lr() == pytest.approx(0.2)
     assert recipe("rsb-a2").replace(batch=512).full_lr() == pytest.approx(5e-3 / 2)
+
+
+def test_procedures_b_to_d():
+    b, c1, c2, d = (recipe(f"rsb-{name}") for name in ("b", "c1", "c2", "d"))
+    assert (b.optimiser, b.ema, b.loss.kind, b.warmup > 0) == (RMSpropTF(), 0.9999, "cross-entropy", True)
+    assert b.schedule.every * b.epochs == pytest.approx(2.4, rel=1e-6)
+    assert b.augment.rand
+    for c in (c1, c2):
+        assert (c.optimiser, c.clip, c.clip_by, c.schedule.kind) == (SGD(0.9, True), 0.01, "unit", "cosine")
+    assert (c2.augment.cutmix, c2.drop_path) > (c1.augment.cutmix, c1.drop_path or 0.0)
+    assert (d.optimiser, d.loss, d.schedule.kind) == (AdamW(), BinaryCrossEntropy(threshold=0.2), "cosine")
+    for r in (c1, c2, d):
+        assert r.schedule.floor * r.full_lr() == pytest.approx(1e-6)
+        assert r.warmup_from * r.full_lr() == pytest.approx(1e-6)
+
+
+def test_baselines_and_transformers():
+    for name, batch in (("he-2015", 256), ("torchvision", 256)):
+        r = recipe(name)
+        assert (r.epochs, r.batch, r.full_lr(), r.weight_decay, r.decay_all) == (90, batch, 0.1, 1e-4, True)
+        assert r.optimiser == SGD(0.9, False)
+        assert [r.schedule.value(e, 90) for e in (29, 30, 60)] == pytest.approx([1, 0.1, 0.01])
+    deit, swin = recipe("deit"), recipe("swin")
+    for r in (deit, swin):
+        a = r.augment
+        assert (r.epochs, r.batch, r.full_lr(), r.weight_decay) == (300, 1024, pytest.approx(1e-3), 0.05)
+        assert (r.optimiser, r.loss.smoothing, r.schedule.floor * r.full_lr()) == (AdamW(), 0.1, pytest.approx(1e-5))
+        assert (a.rand, a.erase, a.mixup, a.cutmix, a.mix_switch) == ("rand-m9-mstd0.5-inc1", 0.25, 0.8, 1.0, 0.5)
+    assert (deit.warmup, deit.drop_path, deit.repeats, deit.clip) == (5, 0.1, 3, 0.0)
+    assert (swin.warmup, swin.drop_path, swin.repeats, swin.clip, swin.clip_by) == (20, 0.2, 1, 5.0, "norm")
+
+
+def test_imagenet21k():
+    r, scratch = recipe("imagenet21k"), recipe("imagenet21k-scratch")
+    assert (r.epochs, r.full_lr(), r.weight_decay, r.decay_all) == (80, 3e-4, 1e-4, False)
+    assert (r.optimiser, r.schedule) == (Adam(), OneCycle(0.1, 20.0))
+    assert r.loss == SemanticSoftmax("imagenet_is_a.txt", 0.2, ancestors=False, include_last=False)
+    assert (scratch.epochs, scratch.full_lr(), scratch.optimiser) == (140, 0.01, SGD())
+    for one in (r, scratch):
+        assert (one.resize, one.normalise, one.augment.cutout, one.size) == ("squash", False, 0.5, 224)
+    with pytest.raises(DataError, match=r"no such file; name one with --set loss.hierarchy=FILE"):
+        r.check()
+    given = Preprocess(3, 8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))
+    assert r.pixels(given) == Preprocess(3, 8)
+    assert recipe("quick").pixels(given) == given
+
+
+SWITCHES = [
+    "loss.kind=bce", "loss.threshold=none", "loss.threshold=0.2", "loss.sum_classes=true", "loss.positive_weight=2.0",
+    "loss.smoothing=0.1", "augment.mixup=0.2", "augment.cutmix=1.0", "augment.mix_mode=elem", "augment.mix_mode=pair",
+    "augment.mix_prob=0.5", "augment.mix_switch=0.3", "augment.rand=rand-m7-mstd0.5-inc1", "augment.erase=0.25",
+    "optimiser.kind=lamb", "optimiser.trust_clip=true", "optimiser.decoupled=true", "optimiser.bias_correction=false",
+    "optimiser.averaging=false", "optimiser.always_adapt=true", "optimiser.max_grad_norm=0", "repeats=3",
+    "repeat_block=1", "drop_path=0.05", "drop_path=none", "decay_all=true", "lr_per=step", "warmup=5", "clip=0.01",
+    "clip_by=unit", "ema=0.9999", "size=160", "normalise=false", "resize=squash", "schedule.kind=staircase",
+    "schedule.kind=one-cycle", "optimiser.kind=rmsprop-tf", "optimiser.kind=adam",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SWITCHES)
+def test_every_ingredient_is_a_setting(setting):
+    changed = recipe("rsb-a1").replace_from([setting])
+    assert read_recipe(changed.to_json()) == changed
+
+
+def test_published_figures():
+    found = {(f.network, f.recipe): f for f in published()}
+    assert {recipe for _, recipe in found} <= set(list_recipes())
+    assert (found["ResNet-50", "rsb-a1"].accuracy, found["ResNet-50", "rsb-a1"].confirmed) == (80.4, True)
+    assert not found["ViT-S", "rsb-a2"].confirmed
+    assert len([f for f in published() if f.recipe == "rsb-a3"]) == 21
+    assert published_lines("rsb-a3")[1:3] == ["#   ResNet-18: 68.2", "#   ResNet-34: 73.0"]
+    assert published_lines("wrn-cifar") == []
 
 
 def test_resnet_rs():
@@ -171,6 +249,14 @@ def test_quick_for_known_sets():
     assert (digits.batch, digits.full_lr(), digits.augment.crop) == (32, 0.075, "none")
     assert digits.augment == Augment(border="reflect", rotate=12.0, zoom=0.1, shift=0.1)
     assert quick(5000, 224).augment.crop == "resized"
+
+
+def test_transformers_have_a_quick_recipe_of_their_own():
+    vit = ViT(48, 2, 3, 8, classes=10, size=(32, 32))
+    assert quick(50_000, 32, spec=vit) == recipe("quick-transformer")
+    assert quick(50_000, 32, spec=vit).optimiser == AdamW()
+    assert quick(1437, 8, flip=False, spec=vit).augment == quick(1437, 8, flip=False).augment
+    assert quick(50_000, 32, spec=spec_of("resnet20_cifar")) == recipe("quick")
 
 
 def test_recipes_are_values():
