@@ -35,7 +35,7 @@ def fit(
     out
         The run directory (default: runs/NAME).
     families
-        Families of networks to choose among (default: all that suit but res2net and simplenet, for asking).
+        Families of networks to choose among (default: all that suit the images).
     seed
         The seed of all random choices.
     strict
